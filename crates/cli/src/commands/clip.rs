@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
+use std::path::Path;
 
 use anyhow::{Result, bail};
 use clasp_clip::pairs::{PairDataset, PhotoDataset, class_phrases};
@@ -19,7 +20,7 @@ use clasp_run::folder::RECIPE_FILE;
 use clasp_synth::Style;
 use clasp_weights::clip::save_clip;
 
-use super::{EventPrinter, beside, check_data, print_result};
+use super::{EventPrinter, Input, beside, check_data, check_replaces_none, print_result};
 use crate::args::{ClipCommand, ClipScoreArguments, ClipTrainArguments, GlobalOptions};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt, mini};
@@ -42,6 +43,10 @@ pub fn run(common: &GlobalOptions, arguments: &ClipCommand) -> Result<Outcome> {
 
 fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<Outcome> {
     let (out, seed) = (&arguments.out, arguments.seed);
+    if let Some(from) = &arguments.from {
+        let written = out.join("open_clip_config.json");
+        check_replaces_none(&[("--out", &written)], &[Input::Folder(Path::new(from))])?;
+    }
     let device = device::pick(common.device.as_deref())?;
     if let Some(photos) = &arguments.photos {
         check_data(photos)?;

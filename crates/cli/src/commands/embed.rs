@@ -17,7 +17,9 @@ use clasp_weights::finetuned::read_meta;
 use serde_json::{Map, Value, json};
 
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::{check_writable, one_or_all, open_part, print_result};
+use super::{
+    Input, check_replaces_none, check_writable, one_or_all, open_images, part_of, print_result,
+};
 use crate::args::{EmbedArguments, GlobalOptions};
 use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
@@ -26,7 +28,12 @@ use crate::{Outcome, device, interrupt};
 pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome> {
     check_writable(&arguments.out)?;
     remove_abandoned_of(&arguments.out)?;
-    let source = open_part(&arguments.images, arguments.keep_going, arguments.shard)?;
+    let all_images = open_images(&arguments.images, arguments.keep_going)?;
+    check_replaces_none(
+        &[("--out", &arguments.out)],
+        &[Input::Images(&all_images), Input::Model(&arguments.model)],
+    )?;
+    let source = part_of(&all_images, arguments.shard);
     // Another ending, or a name that does not fit, is an error now, not after hours.
     FeatureFile::create(&arguments.out, None)?.check_keys(&source)?;
     let prompt: Option<PromptWeights> = { arguments.prompt.as_ref() }

@@ -22,7 +22,7 @@ use clasp_weights::import::load_backbone;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{calibrate, check_data, check_writable, print_result};
+use super::{Input, calibrate, check_data, check_replaces_none, check_writable, print_result};
 use crate::args::{EvalArguments, GlobalOptions};
 use crate::progress::{Meter, warn, warning};
 use crate::{Outcome, device, interrupt};
@@ -70,11 +70,20 @@ impl Model {
 pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome> {
     check_data(&arguments.data)?;
     let task = arguments.task.0;
-    for path in [&arguments.predictions, &arguments.out]
-        .into_iter()
-        .flatten()
-    {
+    let written = [
+        ("--predictions", &arguments.predictions),
+        ("--out", &arguments.out),
+    ];
+    for (option, path) in written {
+        let Some(path) = path else { continue };
         check_writable(path)?;
+        let read = [
+            Input::Folder(&arguments.data),
+            Input::Model(&arguments.model),
+        ];
+        let shards = arguments.shards.iter().map(|shard| Input::File(shard));
+        let read: Vec<Input> = read.into_iter().chain(shards).collect();
+        check_replaces_none(&[(option, path)], &read)?;
     }
     for path in &arguments.shards {
         require(path, "results of `clasp eval --shard`")?;

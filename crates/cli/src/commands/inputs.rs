@@ -25,17 +25,12 @@ pub fn open_images(specs: &[impl AsRef<str>], keep_going: bool) -> Result<Source
     Ok(source)
 }
 
-/// The same of part I of N of the images.
-pub fn open_part(
-    specs: &[impl AsRef<str>],
-    keep_going: bool,
-    part: Option<(usize, usize)>,
-) -> Result<Source> {
-    let source = open_images(specs, keep_going)?;
-    Ok(match part {
-        Some((index, count)) => source.part(index, count),
-        None => source,
-    })
+/// The part of the images that `--shard` asks for: all without it.
+pub fn part_of(images: &Source, shard: Option<(usize, usize)>) -> Source {
+    match shard {
+        Some((index, count)) => images.part(index, count),
+        None => images.clone(),
+    }
 }
 
 /// Checks that there is a dataset's folder or file.

@@ -24,7 +24,7 @@ use clasp_model::clip::Dense;
 use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::import::load_backbone;
 
-use super::{check_is_no_image, open_images, print_result};
+use super::{Input, check_replaces_none, open_images, print_result};
 use crate::args::{GlobalOptions, LabelAction, LabelArguments, LabelRunArguments};
 use crate::progress::{Meter, counted, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
@@ -54,7 +54,10 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
                 ..ContactSheetConfig::default()
             };
             let images = open_images(&[images], false)?;
-            check_is_no_image(&[("--out", out)], &[&images])?;
+            check_replaces_none(
+                &[("--out", out)],
+                &[Input::Images(&images), Input::Folder(labels)],
+            )?;
             let sheet = contact_sheet(&images, &store, calibration.as_ref(), &options)?;
             let ending = out
                 .extension()

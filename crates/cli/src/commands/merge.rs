@@ -10,7 +10,7 @@ use clasp_tasks::embed::merge_features;
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use super::{check_writable, print_result};
+use super::{Input, check_replaces_none, check_writable, print_result};
 use crate::Outcome;
 use crate::args::{GlobalOptions, MergeArguments};
 
@@ -31,11 +31,7 @@ pub fn run(common: &GlobalOptions, arguments: &MergeArguments) -> Result<Outcome
             part.display(),
             out.display()
         );
-        ensure!(
-            part != out && !is_same_file(part, out),
-            "{}: is a part and the result\nhint: choose another --out",
-            part.display()
-        );
+        check_replaces_none(&[("--out", out)], &[Input::File(part)])?;
     }
     let is_lines = out.extension().is_some_and(|ending| ending == "jsonl");
     let (rows, files) = match is_lines {
@@ -54,12 +50,6 @@ pub fn run(common: &GlobalOptions, arguments: &MergeArguments) -> Result<Outcome
     let value = json!({ "images": rows, "parts": arguments.parts.len(), "files": files });
     print_result(common.json, &value, &text)?;
     Ok(Outcome::Done)
-}
-
-/// Whether two names are of one file that is there.
-fn is_same_file(one: &Path, other: &Path) -> bool {
-    let place = |path| fs::canonicalize(path).ok();
-    place(one).is_some_and(|one| place(other) == Some(one))
 }
 
 /// Joins files of predictions and returns their number of images.
@@ -128,17 +118,5 @@ mod tests {
         assert_eq!(merge_lines(&parts, &at("out")).unwrap(), 2);
         let joined = fs::read_to_string(at("out")).unwrap();
         assert_eq!(joined, "{\"image\": \"a\"}\n{\"image\": \"b\"}\n");
-    }
-
-    /// `merge ./p ./q --out q` used to overwrite its part.
-    #[test]
-    fn a_part_is_the_result_whatever_it_is_called() {
-        let folder = tempfile::tempdir().unwrap();
-        let at = |name: &str| folder.path().join(name);
-        fs::write(at("q"), "").unwrap();
-        fs::create_dir(at("below")).unwrap();
-        assert!(is_same_file(&at("q"), &at("below/../q")));
-        assert!(!is_same_file(&at("q"), &at("below")));
-        assert!(!is_same_file(&at("absent"), &at("absent")));
     }
 }

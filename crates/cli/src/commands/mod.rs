@@ -36,8 +36,10 @@ mod serve;
 mod synth;
 
 use events::EventPrinter;
-use inputs::{check_data, one_or_all, open_images, open_part};
-use outputs::{beside, check_is_no_image, check_writable, first_image, print_result, print_text};
+use inputs::{check_data, one_or_all, open_images, part_of};
+use outputs::{
+    Input, beside, check_replaces_none, check_writable, first_image, print_result, print_text,
+};
 
 /// Runs the command with the number of threads that was asked for.
 pub fn run(cli: Cli) -> Result<Outcome> {

@@ -27,8 +27,8 @@ pub fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The first of `files` that is one of the images of `sources`, by whatever way or link, and its place: writing
-/// it would lose the image. Each file has a value that says what it is.
+/// The first of `files` that is an image of `sources`, or a tar or Parquet file with some, by whatever way or
+/// link, and its place: writing it would lose images. Each file has a value that says what it is.
 pub fn first_image<T>(
     files: impl Iterator<Item = (T, PathBuf)>,
     sources: &[&Source],
@@ -40,24 +40,65 @@ pub fn first_image<T>(
     if there.is_empty() {
         return None;
     }
-    let images: HashSet<PathBuf> = { sources.iter() }
-        .flat_map(|source| (0..source.len()).filter_map(|image| source.file(image)))
+    let images: HashSet<&Path> = { sources.iter() }
+        .flat_map(|source| (0..source.len()).map(|image| source.file(image)))
+        .collect();
+    let images: HashSet<PathBuf> = { images.into_iter() }
         .filter_map(|file| fs_err::canonicalize(file).ok())
         .collect();
     there.into_iter().find(|(_, file)| images.contains(file))
 }
 
-/// Checks that none of the files to write, each with its option, is an image that is read.
-pub fn check_is_no_image(files: &[(&str, &Path)], sources: &[&Source]) -> Result<()> {
-    let paths = files.iter().map(|file| (file, file.1.to_owned()));
-    match first_image(paths, sources) {
-        None => Ok(()),
-        Some(((option, path), _)) => bail!(
-            "{option} {}: expected a file to write, found one of the images that are read\n\
-             hint: choose another name",
-            path.display()
-        ),
+/// What a command reads, and a file to write would replace.
+#[derive(Clone, Copy)]
+pub enum Input<'a> {
+    /// The files of images.
+    Images(&'a Source),
+    /// The file of a model, or that of its run folder.
+    Model(&'a Path),
+    /// A file.
+    File(&'a Path),
+    /// A folder, with all that is in it.
+    Folder(&'a Path),
+}
+
+impl Input<'_> {
+    /// What this is, where it has the existing `file`, whose path has no links.
+    fn holds(&self, file: &Path) -> Option<&'static str> {
+        let is = |path: &Path| fs_err::canonicalize(path).is_ok_and(|path| path == file);
+        match self {
+            Self::Images(source) => {
+                let written = std::iter::once(((), file.to_owned()));
+                first_image(written, &[source]).map(|_| "one of the images that are read")
+            }
+            Self::Model(path) => {
+                let in_run = ["model.safetensors", "backbone.safetensors"];
+                (is(path) || in_run.iter().any(|name| is(&path.join(name))))
+                    .then_some("the model that is read")
+            }
+            Self::File(path) => is(path).then_some("a file that is read"),
+            Self::Folder(path) => fs_err::canonicalize(path)
+                .is_ok_and(|folder| file.starts_with(folder))
+                .then_some("a file in a folder that is read"),
+        }
     }
+}
+
+/// Checks that none of the files to write, each with its option, is one that is read.
+pub fn check_replaces_none(files: &[(&str, &Path)], inputs: &[Input]) -> Result<()> {
+    for (option, path) in files {
+        // Only what is there can be lost; mostly that is nothing.
+        let Ok(file) = fs_err::canonicalize(path) else {
+            continue;
+        };
+        if let Some(found) = inputs.iter().find_map(|input| input.holds(&file)) {
+            bail!(
+                "{option} {}: expected a file to write, found {found}\nhint: choose another name",
+                path.display()
+            );
+        }
+    }
+    Ok(())
 }
 
 /// `path` with `suffix` after its name: another file of the same folder, and another for every
@@ -129,7 +170,8 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("apart.png"), at("photos/b.png")).unwrap();
         let photos = Source::open(at("photos").to_str().unwrap()).unwrap();
-        let check = |name: &str| check_is_no_image(&[("--out", &at(name))], &[&photos]);
+        let check =
+            |name: &str| check_replaces_none(&[("--out", &at(name))], &[Input::Images(&photos)]);
         for name in [
             "photos/a.png",
             "photos/../photos/a.png",
@@ -141,6 +183,44 @@ mod tests {
         }
         for name in ["photos/new.png", "other.png", "absent/a.png"] {
             check(name).unwrap();
+        }
+    }
+
+    /// `predict --out` used to replace the model, and `eval --predictions` the annotations.
+    #[test]
+    fn a_file_that_is_read_is_not_replaced() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs_err::create_dir_all(at("run")).unwrap();
+        fs_err::create_dir_all(at("data/below")).unwrap();
+        for name in [
+            "run/model.safetensors",
+            "run/old.jsonl",
+            "part.parquet",
+            "data/below/val.json",
+        ] {
+            fs_err::write(at(name), "x").unwrap();
+        }
+        let (run, file) = (at("run"), at("run/model.safetensors"));
+        let (part, data) = (at("part.parquet"), at("data/below/.."));
+        let check = |name: &str, input| check_replaces_none(&[("--out", &at(name))], &[input]);
+        for (name, input, found) in [
+            ("run/model.safetensors", Input::Model(&run), "the model"),
+            ("run/model.safetensors", Input::Model(&file), "the model"),
+            ("run/../part.parquet", Input::File(&part), "a file that"),
+            ("data/below/val.json", Input::Folder(&data), "in a folder"),
+        ] {
+            let error = check(name, input).unwrap_err().to_string();
+            assert!(error.contains(found), "{name}: {error}");
+        }
+        for (name, input) in [
+            ("run/old.jsonl", Input::Model(&run)),
+            ("run/new.jsonl", Input::Model(&run)),
+            ("new.parquet", Input::File(&part)),
+            ("data/new.json", Input::Folder(&data)),
+            ("run/old.jsonl", Input::Folder(&data)),
+        ] {
+            check(name, input).unwrap();
         }
     }
 

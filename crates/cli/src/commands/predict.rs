@@ -25,7 +25,10 @@ use serde_json::{Value, json};
 
 use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
-use super::{check_writable, first_image, one_or_all, open_images, print_result};
+use super::{
+    Input, check_replaces_none, check_writable, first_image, one_or_all, open_images, part_of,
+    print_result,
+};
 use crate::args::{GlobalOptions, PredictArguments};
 use crate::progress::{Meter, counted, say};
 use crate::{Outcome, device, interrupt};
@@ -68,10 +71,13 @@ fn predict<T: DownstreamTask>(
     }
     remove_abandoned_of(&arguments.out)?;
     let all_images = open_images(&arguments.images, arguments.keep_going)?;
-    let source = match arguments.shard {
-        Some((index, count)) => all_images.part(index, count),
-        None => all_images.clone(),
-    };
+    let source = part_of(&all_images, arguments.shard);
+    let written: [(&str, &Path); 1] = [("--out", &arguments.out)];
+    let read = [Input::Images(&all_images), Input::Model(&arguments.model)];
+    check_replaces_none(&written, &read)?;
+    if let Some(detector) = &arguments.detector {
+        check_replaces_none(&written, &[Input::Model(detector)])?;
+    }
     if let Some(folder) = &arguments.draw {
         check_drawn_elsewhere(folder, &source, &all_images)?;
         remove_half_drawn(folder, &source)?;

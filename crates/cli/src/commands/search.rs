@@ -16,11 +16,12 @@ use clasp_tasks::retrieve::{
     tile,
 };
 use clasp_tasks::searcher::Searcher;
+use clasp_weights::finetuned::read_meta;
 use serde_json::json;
 
-use super::{check_is_no_image, check_writable, open_images, print_result};
+use super::{Input, check_replaces_none, check_writable, open_images, print_result};
 use crate::args::{GlobalOptions, SearchArguments};
-use crate::progress::{Meter, counted};
+use crate::progress::{Meter, counted, warn};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
@@ -42,8 +43,8 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
     let device = device::pick(common.device.as_deref())?;
     let precision = device::precision(common, arguments.precision, &device)?;
     let searcher = Searcher::load(&arguments.model, arguments.size, precision, &device)?;
-    let (preprocess, same) = (searcher.preprocess(), searcher.same_person());
-    let same = same.map(|same| same.cosine);
+    let preprocess = searcher.preprocess();
+    let same = same_person(arguments, &searcher)?;
     let batching = Batching {
         threads: device::threads(common.threads),
         ..Batching::default()
@@ -71,8 +72,7 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
         open_images(&[&arguments.query], arguments.keep_going)?,
         open_images(&[&arguments.gallery], arguments.keep_going)?,
     );
-    let written: [(&str, &Path); 2] = [("--out", &arguments.out), ("--sheet", &arguments.sheet)];
-    check_is_no_image(&written, &[&queries, &others])?;
+    check_outputs(arguments, [&queries, &others])?;
     // What may be wrong with a file is said before anything is computed.
     let from_file = { arguments.gallery_features.as_ref() }
         .map(|file| features_of(file, &searcher.origin(), &others, arguments.keep_going))
@@ -99,18 +99,7 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
         );
     }
     let found = nearest(&query, &gallery, arguments.top, arguments.threshold, same);
-    let mut lines = Vec::new();
-    for (key, matches) in query.keys.iter().zip(&found) {
-        let answer = SearchAnswer::new(key.clone(), matches.clone(), same.is_some());
-        writeln!(lines, "{}", serde_json::to_string(&answer)?)?;
-    }
-    atomic_write(&arguments.out, |file| file.write_all(&lines))?;
-
-    let rows = { query.items.iter().zip(&found).take(arguments.rows) }
-        .map(|(item, matches)| row(&queries, *item, &others, matches))
-        .collect::<Result<Vec<_>>>()?;
-    let picture = encode_png(&sheet(&rows, same));
-    atomic_write(&arguments.sheet, |file| file.write_all(&picture))?;
+    write(arguments, [&queries, &others], &query, &found, same)?;
     let without = found.iter().filter(|matches| matches.is_empty()).count();
     let told = same.map_or(String::new(), |same| {
         let known = found.iter().flatten().filter(|one| one.same == Some(true));
@@ -136,6 +125,53 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
     });
     print_result(common.json, &value, &text)?;
     Ok(Outcome::Done)
+}
+
+/// From which cosine on two images show the same person. A threshold is of the size that it was measured at.
+fn same_person(arguments: &SearchArguments, searcher: &Searcher) -> Result<Option<f64>> {
+    let Some(same) = searcher.same_person() else {
+        return Ok(None);
+    };
+    let own = read_meta(&arguments.model)?.map(|meta| [meta.backbone.height, meta.backbone.width]);
+    if arguments.size.is_some() && arguments.size != own {
+        warn(
+            "--size: the same-person threshold of the model was measured at its own size, so no match is marked as \
+             the same person",
+        );
+        return Ok(None);
+    }
+    Ok(Some(same.cosine))
+}
+
+/// Writes the matches and the contact sheet of the first queries.
+fn write(
+    arguments: &SearchArguments,
+    [queries, others]: [&Source; 2],
+    query: &Embeddings,
+    found: &[Vec<GalleryMatch>],
+    same: Option<f64>,
+) -> Result<()> {
+    let mut lines = Vec::new();
+    for (key, matches) in query.keys.iter().zip(found) {
+        let answer = SearchAnswer::new(key.clone(), matches.clone(), same.is_some());
+        writeln!(lines, "{}", serde_json::to_string(&answer)?)?;
+    }
+    atomic_write(&arguments.out, |file| file.write_all(&lines))?;
+    let rows = { query.items.iter().zip(found).take(arguments.rows) }
+        .map(|(item, matches)| row(queries, *item, others, matches))
+        .collect::<Result<Vec<_>>>()?;
+    let picture = encode_png(&sheet(&rows, same));
+    atomic_write(&arguments.sheet, |file| file.write_all(&picture))?;
+    Ok(())
+}
+
+/// Checks what is written, before long work.
+fn check_outputs(arguments: &SearchArguments, images: [&Source; 2]) -> Result<()> {
+    let written: [(&str, &Path); 2] = [("--out", &arguments.out), ("--sheet", &arguments.sheet)];
+    let mut read = images.map(Input::Images).to_vec();
+    read.push(Input::Model(&arguments.model));
+    read.extend(arguments.gallery_features.as_deref().map(Input::File));
+    check_replaces_none(&written, &read)
 }
 
 /// Features from a file of `clasp embed`, with the places of their images in the gallery.

@@ -16,6 +16,7 @@ mod parquet;
 mod ranks;
 mod resume;
 mod robust;
+mod scenes;
 mod serve;
 mod weights;
 

@@ -181,14 +181,15 @@ impl Source {
         self.entries[i].place.describe()
     }
 
-    /// The file of image `i`, if it is one of its own: not in a tar or Parquet file.
+    /// The file that holds image `i`: its own, or a tar or Parquet file.
     ///
     /// # Panics
     /// If `i` is not below [`Source::len`].
-    pub fn file(&self, i: usize) -> Option<&Path> {
+    pub fn file(&self, i: usize) -> &Path {
         match &self.entries[i].place {
-            Place::File(path) => Some(path),
-            Place::Member { .. } | Place::Row(_) => None,
+            Place::File(path) => path,
+            Place::Member { archive, .. } => archive,
+            Place::Row(at) => &at.column.path,
         }
     }
 

@@ -11,13 +11,15 @@ use clasp_weights::finetuned;
 use clasp_weights::import::{ImportOptions, import};
 use serde::Deserialize;
 
-use super::super::print_result;
+use super::super::{Input, check_replaces_none, print_result};
 use super::messages::{no_prompts, written_text};
 use crate::Outcome;
 use crate::args::{ExportHubArguments, GlobalOptions, HubFolder};
 
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &ExportHubArguments) -> Result<Outcome> {
+    let written = arguments.out.join("model.safetensors");
+    check_replaces_none(&[("--out", &written)], &[Input::Model(&arguments.model)])?;
     let options = ImportOptions {
         size: arguments.size,
         ..ImportOptions::default()

@@ -28,7 +28,7 @@ use serde_json::json;
 
 use self::messages::{no_prompts, written_text};
 use super::load_model::load;
-use super::{open_images, print_result};
+use super::{Input, check_replaces_none, open_images, print_result};
 use crate::Outcome;
 use crate::args::{
     ExportCommand, ExportOnnxArguments, ExportPrecision, ExportSafetensorsArguments, GlobalOptions,
@@ -48,6 +48,10 @@ pub fn run(common: &GlobalOptions, arguments: &ExportCommand) -> Result<Outcome>
 }
 
 fn safetensors(common: &GlobalOptions, arguments: &ExportSafetensorsArguments) -> Result<Outcome> {
+    check_replaces_none(
+        &[("--out", &arguments.out)],
+        &[Input::Model(&arguments.model)],
+    )?;
     let (mut backbone, mut meta) = load_backbone(&arguments.model, &Device::flex())?;
     if let Some([height, width]) = arguments.size {
         (meta.height, meta.width) = (height, width);
@@ -150,6 +154,10 @@ struct Facts {
 }
 
 fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outcome> {
+    check_replaces_none(
+        &[("--out", &arguments.out)],
+        &[Input::Model(&arguments.model)],
+    )?;
     if arguments.outputs.is_empty()
         && let Some(meta) = finetuned::read_meta(&arguments.model)?
     {

@@ -103,12 +103,16 @@ ARMS = {
     "detach": Arm("CLASP, gradient of self-distillation stopped before the conditional blocks", ("loss.detach_shared=true",)),
     "clasp": Arm("CLASP"),
     "clasp-truth": Arm("CLASP with ground-truth labels", labels="truth"),
-    # Only by --arms: candidates of the adapter.
+    # Only by --arms: the cheapest training on labels, and candidates of the adapter.
+    "labels-plain": Arm(
+        "labels without prompts and self-distillation",
+        ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=4", "loss.dino_weight=0", "views.local=0"),
+    ),
     "adapter-gated": Arm("CLASP with gated units", ("model.adapter=gated",)),
     "adapter-merged": Arm("CLASP with merged experts", ("model.adapter=merged",)),
     "fresh": Arm("random weights", kind="fresh"),
 }
-MAIN = [name for name in ARMS if not name.startswith("adapter-") and name != "fresh"]
+MAIN = [name for name in ARMS if name not in ("labels-plain", "adapter-gated", "adapter-merged", "fresh")]
 DEFAULT_ARMS = {
     "main": MAIN,
     "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],

@@ -45,7 +45,7 @@ fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<
     let (out, seed) = (&arguments.out, arguments.seed);
     if let Some(from) = &arguments.from {
         let written = out.join("open_clip_config.json");
-        check_replaces_none(&[("--out", &written)], &[Input::Folder(Path::new(from))])?;
+        check_replaces_none(&[("--out", &written)], &[Input::Files(Path::new(from))])?;
     }
     let device = device::pick(common.device.as_deref())?;
     if let Some(photos) = &arguments.photos {

@@ -78,10 +78,10 @@ pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome>
         let Some(path) = path else { continue };
         check_writable(path)?;
         let read = [
-            Input::Folder(&arguments.data),
+            Input::Files(&arguments.data),
             Input::Model(&arguments.model),
         ];
-        let shards = arguments.shards.iter().map(|shard| Input::File(shard));
+        let shards = arguments.shards.iter().map(|shard| Input::Files(shard));
         let read: Vec<Input> = read.into_iter().chain(shards).collect();
         check_replaces_none(&[(option, path)], &read)?;
     }

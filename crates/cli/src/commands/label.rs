@@ -56,7 +56,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             let images = open_images(&[images], false)?;
             check_replaces_none(
                 &[("--out", out)],
-                &[Input::Images(&images), Input::Folder(labels)],
+                &[Input::Images(&images), Input::Files(labels)],
             )?;
             let sheet = contact_sheet(&images, &store, calibration.as_ref(), &options)?;
             let ending = out

@@ -31,7 +31,7 @@ pub fn run(common: &GlobalOptions, arguments: &MergeArguments) -> Result<Outcome
             part.display(),
             out.display()
         );
-        check_replaces_none(&[("--out", out)], &[Input::File(part)])?;
+        check_replaces_none(&[("--out", out)], &[Input::Files(part)])?;
     }
     let is_lines = out.extension().is_some_and(|ending| ending == "jsonl");
     let (rows, files) = match is_lines {

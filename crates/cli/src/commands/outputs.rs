@@ -56,10 +56,8 @@ pub enum Input<'a> {
     Images(&'a Source),
     /// The file of a model, or that of its run folder.
     Model(&'a Path),
-    /// A file.
-    File(&'a Path),
-    /// A folder, with all that is in it.
-    Folder(&'a Path),
+    /// A file, or a folder with all that is in it.
+    Files(&'a Path),
 }
 
 impl Input<'_> {
@@ -76,10 +74,9 @@ impl Input<'_> {
                 (is(path) || in_run.iter().any(|name| is(&path.join(name))))
                     .then_some("the model that is read")
             }
-            Self::File(path) => is(path).then_some("a file that is read"),
-            Self::Folder(path) => fs_err::canonicalize(path)
-                .is_ok_and(|folder| file.starts_with(folder))
-                .then_some("a file in a folder that is read"),
+            Self::Files(path) => fs_err::canonicalize(path)
+                .is_ok_and(|path| file.starts_with(path))
+                .then_some("one of the files that are read"),
         }
     }
 }
@@ -207,8 +204,16 @@ mod tests {
         for (name, input, found) in [
             ("run/model.safetensors", Input::Model(&run), "the model"),
             ("run/model.safetensors", Input::Model(&file), "the model"),
-            ("run/../part.parquet", Input::File(&part), "a file that"),
-            ("data/below/val.json", Input::Folder(&data), "in a folder"),
+            (
+                "run/../part.parquet",
+                Input::Files(&part),
+                "one of the files",
+            ),
+            (
+                "data/below/val.json",
+                Input::Files(&data),
+                "one of the files",
+            ),
         ] {
             let error = check(name, input).unwrap_err().to_string();
             assert!(error.contains(found), "{name}: {error}");
@@ -216,9 +221,9 @@ mod tests {
         for (name, input) in [
             ("run/old.jsonl", Input::Model(&run)),
             ("run/new.jsonl", Input::Model(&run)),
-            ("new.parquet", Input::File(&part)),
-            ("data/new.json", Input::Folder(&data)),
-            ("run/old.jsonl", Input::Folder(&data)),
+            ("new.parquet", Input::Files(&part)),
+            ("data/new.json", Input::Files(&data)),
+            ("run/old.jsonl", Input::Files(&data)),
         ] {
             check(name, input).unwrap();
         }

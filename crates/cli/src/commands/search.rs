@@ -170,7 +170,7 @@ fn check_outputs(arguments: &SearchArguments, images: [&Source; 2]) -> Result<()
     let written: [(&str, &Path); 2] = [("--out", &arguments.out), ("--sheet", &arguments.sheet)];
     let mut read = images.map(Input::Images).to_vec();
     read.push(Input::Model(&arguments.model));
-    read.extend(arguments.gallery_features.as_deref().map(Input::File));
+    read.extend(arguments.gallery_features.as_deref().map(Input::Files));
     check_replaces_none(&written, &read)
 }
 

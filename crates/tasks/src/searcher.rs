@@ -123,6 +123,17 @@ impl Searcher {
         }
     }
 
+    /// Whether its images have another size than those that the threshold of [`Searcher::same_person`] was measured on.
+    pub fn is_resized(&self) -> bool {
+        match self {
+            Self::Reid(model) => {
+                let (now, own) = (&model.preprocess, &model.meta);
+                (now.height, now.width) != (own.height, own.width)
+            }
+            Self::Backbone(..) => false,
+        }
+    }
+
     /// From which cosine on two images show the same person, where that was calibrated.
     pub fn same_person(&self) -> Option<&SamePersonThreshold> {
         match self {

@@ -151,8 +151,12 @@ pub(crate) fn load_backbone_state(backbone: Backbone, state: &StateDict) -> (Bac
     load_state_dict(backbone, state)
 }
 
-/// The file that a path means: itself, or that of a run's folder.
-pub(crate) fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
+/// The file that a path means: itself, or that of a folder of a run or of the hub.
+///
+/// # Errors
+///
+/// There is no such file.
+pub fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
     /// Ours, then those of the hub.
     const NAMES: [&str; 6] = [
         "backbone.safetensors",

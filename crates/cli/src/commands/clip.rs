@@ -18,7 +18,7 @@ use clasp_model::clip::{ClipConfig, Dense};
 use clasp_run::Control;
 use clasp_run::folder::RECIPE_FILE;
 use clasp_synth::Style;
-use clasp_weights::clip::save_clip;
+use clasp_weights::clip::{OPEN_CLIP, save_clip};
 
 use super::{EventPrinter, Input, beside, check_data, check_replaces_none, print_result};
 use crate::args::{ClipCommand, ClipScoreArguments, ClipTrainArguments, GlobalOptions};
@@ -44,7 +44,7 @@ pub fn run(common: &GlobalOptions, arguments: &ClipCommand) -> Result<Outcome> {
 fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<Outcome> {
     let (out, seed) = (&arguments.out, arguments.seed);
     if let Some(from) = &arguments.from {
-        let written = out.join("open_clip_config.json");
+        let written = out.join(OPEN_CLIP[0]);
         check_replaces_none(&[("--out", &written)], &[Input::Files(Path::new(from))])?;
     }
     let device = device::pick(common.device.as_deref())?;

@@ -74,17 +74,18 @@ pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome>
         ("--predictions", &arguments.predictions),
         ("--out", &arguments.out),
     ];
-    for (option, path) in written {
-        let Some(path) = path else { continue };
+    let written: Vec<(&str, &Path)> = { written.iter() }
+        .filter_map(|(option, path)| Some((*option, path.as_deref()?)))
+        .collect();
+    for (_, path) in &written {
         check_writable(path)?;
-        let read = [
-            Input::Files(&arguments.data),
-            Input::Model(&arguments.model),
-        ];
-        let shards = arguments.shards.iter().map(|shard| Input::Files(shard));
-        let read: Vec<Input> = read.into_iter().chain(shards).collect();
-        check_replaces_none(&[(option, path)], &read)?;
     }
+    let mut read = vec![
+        Input::Files(&arguments.data),
+        Input::Model(&arguments.model),
+    ];
+    read.extend(arguments.shards.iter().map(|shard| Input::Files(shard)));
+    check_replaces_none(&written, &read)?;
     for path in &arguments.shards {
         require(path, "results of `clasp eval --shard`")?;
     }

@@ -8,6 +8,8 @@ use anyhow::{Context, Result, bail};
 use clasp_data::atomic::file_to_write;
 use clasp_data::source::Source;
 use clasp_data::text::printable;
+use clasp_weights::backbone::backbone_file;
+use clasp_weights::finetuned;
 use serde::Serialize;
 
 /// Checks before long work that a file can be written there.
@@ -27,32 +29,10 @@ pub fn check_writable(path: &Path) -> Result<()> {
     Ok(())
 }
 
-/// The first of `files` that is an image of `sources`, or a tar or Parquet file with some, by whatever way or
-/// link, and its place: writing it would lose images. Each file has a value that says what it is.
-pub fn first_image<T>(
-    files: impl Iterator<Item = (T, PathBuf)>,
-    sources: &[&Source],
-) -> Option<(T, PathBuf)> {
-    // Only what is there can be lost; mostly that is nothing.
-    let there: Vec<(T, PathBuf)> = files
-        .filter_map(|(what, file)| Some((what, fs_err::canonicalize(file).ok()?)))
-        .collect();
-    if there.is_empty() {
-        return None;
-    }
-    let images: HashSet<&Path> = { sources.iter() }
-        .flat_map(|source| (0..source.len()).map(|image| source.file(image)))
-        .collect();
-    let images: HashSet<PathBuf> = { images.into_iter() }
-        .filter_map(|file| fs_err::canonicalize(file).ok())
-        .collect();
-    there.into_iter().find(|(_, file)| images.contains(file))
-}
-
 /// What a command reads, and a file to write would replace.
 #[derive(Clone, Copy)]
 pub enum Input<'a> {
-    /// The files of images.
+    /// The files of images, or the tar and Parquet files that hold them.
     Images(&'a Source),
     /// The file of a model, or that of its run folder.
     Model(&'a Path),
@@ -61,41 +41,67 @@ pub enum Input<'a> {
 }
 
 impl Input<'_> {
-    /// What this is, where it has the existing `file`, whose path has no links.
-    fn holds(&self, file: &Path) -> Option<&'static str> {
-        let is = |path: &Path| fs_err::canonicalize(path).is_ok_and(|path| path == file);
+    /// What this is, in an error.
+    fn name(self) -> &'static str {
         match self {
-            Self::Images(source) => {
-                let written = std::iter::once(((), file.to_owned()));
-                first_image(written, &[source]).map(|_| "one of the images that are read")
-            }
-            Self::Model(path) => {
-                let in_run = ["model.safetensors", "backbone.safetensors"];
-                (is(path) || in_run.iter().any(|name| is(&path.join(name))))
-                    .then_some("the model that is read")
-            }
-            Self::Files(path) => fs_err::canonicalize(path)
-                .is_ok_and(|path| file.starts_with(path))
-                .then_some("one of the files that are read"),
+            Self::Images(_) => "one of the images that are read",
+            Self::Model(_) => "the model that is read",
+            Self::Files(_) => "one of the files that are read",
         }
     }
+
+    /// Its files and folders that are there, by their paths without links.
+    fn places(self) -> HashSet<PathBuf> {
+        let files: HashSet<PathBuf> = match self {
+            // A tar file holds many images.
+            Self::Images(source) => {
+                let files: HashSet<&Path> = (0..source.len()).map(|i| source.file(i)).collect();
+                files.into_iter().map(Path::to_owned).collect()
+            }
+            Self::Model(path) => [finetuned::existing(path), backbone_file(path)]
+                .into_iter()
+                .flatten()
+                .collect(),
+            Self::Files(path) => [path.to_owned()].into(),
+        };
+        { files.into_iter() }
+            .filter_map(|file| fs_err::canonicalize(file).ok())
+            .collect()
+    }
+}
+
+/// The first of `files` that is one of the inputs, by whatever way or link, with its place and what it is:
+/// writing it would lose that. Each file has a value that says what it is for.
+pub fn first_replaced<T>(
+    files: impl Iterator<Item = (T, PathBuf)>,
+    inputs: &[Input],
+) -> Option<(T, PathBuf, &'static str)> {
+    // Only what is there can be lost; mostly that is nothing.
+    let mut there: Vec<(T, PathBuf)> = files
+        .filter_map(|(what, file)| Some((what, fs_err::canonicalize(file).ok()?)))
+        .collect();
+    if there.is_empty() {
+        return None;
+    }
+    inputs.iter().find_map(|input| {
+        let places = input.places();
+        let is_read = |file: &Path| file.ancestors().any(|place| places.contains(place));
+        let at = there.iter().position(|(_, file)| is_read(file))?;
+        let (what, file) = there.swap_remove(at);
+        Some((what, file, input.name()))
+    })
 }
 
 /// Checks that none of the files to write, each with its option, is one that is read.
 pub fn check_replaces_none(files: &[(&str, &Path)], inputs: &[Input]) -> Result<()> {
-    for (option, path) in files {
-        // Only what is there can be lost; mostly that is nothing.
-        let Ok(file) = fs_err::canonicalize(path) else {
-            continue;
-        };
-        if let Some(found) = inputs.iter().find_map(|input| input.holds(&file)) {
-            bail!(
-                "{option} {}: expected a file to write, found {found}\nhint: choose another name",
-                path.display()
-            );
-        }
+    let paths = files.iter().map(|file| (file, file.1.to_owned()));
+    match first_replaced(paths, inputs) {
+        None => Ok(()),
+        Some(((option, path), _, found)) => bail!(
+            "{option} {}: expected a file to write, found {found}\nhint: choose another name",
+            path.display()
+        ),
     }
-    Ok(())
 }
 
 /// `path` with `suffix` after its name: another file of the same folder, and another for every
@@ -227,6 +233,21 @@ mod tests {
         ] {
             check(name, input).unwrap();
         }
+    }
+
+    /// `merge ./p ./q --out q` used to overwrite its part.
+    #[test]
+    fn a_part_is_the_result_whatever_it_is_called() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs_err::write(at("q"), "").unwrap();
+        fs_err::create_dir(at("below")).unwrap();
+        let check = |part: &str, out: &str| {
+            check_replaces_none(&[("--out", &at(out))], &[Input::Files(&at(part))])
+        };
+        assert!(check("q", "below/../q").is_err());
+        check("q", "below").unwrap();
+        check("absent", "absent").unwrap();
     }
 
     #[test]

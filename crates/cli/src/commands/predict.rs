@@ -26,7 +26,7 @@ use serde_json::{Value, json};
 use super::load_model::load;
 use super::partial::{self, Partial, remove_abandoned_of};
 use super::{
-    Input, check_replaces_none, check_writable, first_image, one_or_all, open_images, part_of,
+    Input, check_replaces_none, check_writable, first_replaced, one_or_all, open_images, part_of,
     print_result,
 };
 use crate::args::{GlobalOptions, PredictArguments};
@@ -72,12 +72,9 @@ fn predict<T: DownstreamTask>(
     remove_abandoned_of(&arguments.out)?;
     let all_images = open_images(&arguments.images, arguments.keep_going)?;
     let source = part_of(&all_images, arguments.shard);
-    let written: [(&str, &Path); 1] = [("--out", &arguments.out)];
-    let read = [Input::Images(&all_images), Input::Model(&arguments.model)];
-    check_replaces_none(&written, &read)?;
-    if let Some(detector) = &arguments.detector {
-        check_replaces_none(&written, &[Input::Model(detector)])?;
-    }
+    let mut read = vec![Input::Images(&all_images), Input::Model(&arguments.model)];
+    read.extend(arguments.detector.as_deref().map(Input::Model));
+    check_replaces_none(&[("--out", &arguments.out)], &read)?;
     if let Some(folder) = &arguments.draw {
         check_drawn_elsewhere(folder, &source, &all_images)?;
         remove_half_drawn(folder, &source)?;
@@ -192,9 +189,9 @@ fn all<T: Predictor>(
 /// parts too.
 fn check_drawn_elsewhere(folder: &Path, source: &Source, images: &Source) -> Result<()> {
     let pictures = { source.keys() }.map(|key| (key, folder.join(picture_name(key))));
-    match first_image(pictures, &[images]) {
+    match first_replaced(pictures, &[Input::Images(images)]) {
         None => Ok(()),
-        Some((key, picture)) => bail!(
+        Some((key, picture, _)) => bail!(
             "--draw {}: expected a folder for pictures, found one of images: the picture of `{key}` \
              would replace {}, which is to be read\nhint: choose a folder without images, as a new one",
             folder.display(),

@@ -16,7 +16,6 @@ use clasp_tasks::retrieve::{
     tile,
 };
 use clasp_tasks::searcher::Searcher;
-use clasp_weights::finetuned::read_meta;
 use serde_json::json;
 
 use super::{Input, check_replaces_none, check_writable, open_images, print_result};
@@ -44,7 +43,7 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
     let precision = device::precision(common, arguments.precision, &device)?;
     let searcher = Searcher::load(&arguments.model, arguments.size, precision, &device)?;
     let preprocess = searcher.preprocess();
-    let same = same_person(arguments, &searcher)?;
+    let same = same_person(&searcher);
     let batching = Batching {
         threads: device::threads(common.threads),
         ..Batching::default()
@@ -128,19 +127,16 @@ pub fn run(common: &GlobalOptions, arguments: &SearchArguments) -> Result<Outcom
 }
 
 /// From which cosine on two images show the same person. A threshold is of the size that it was measured at.
-fn same_person(arguments: &SearchArguments, searcher: &Searcher) -> Result<Option<f64>> {
-    let Some(same) = searcher.same_person() else {
-        return Ok(None);
-    };
-    let own = read_meta(&arguments.model)?.map(|meta| [meta.backbone.height, meta.backbone.width]);
-    if arguments.size.is_some() && arguments.size != own {
+fn same_person(searcher: &Searcher) -> Option<f64> {
+    let same = searcher.same_person()?;
+    if searcher.is_resized() {
         warn(
             "--size: the same-person threshold of the model was measured at its own size, so no match is marked as \
              the same person",
         );
-        return Ok(None);
+        return None;
     }
-    Ok(Some(same.cosine))
+    Some(same.cosine)
 }
 
 /// Writes the matches and the contact sheet of the first queries.

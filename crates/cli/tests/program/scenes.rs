@@ -120,20 +120,9 @@ fn scenes_are_learned_too() {
         text.contains("MR^-2") && text.contains("reasonable"),
         "{text}"
     );
-    done(
-        at,
-        &[
-            "predict",
-            "detection",
-            &images,
-            "--model",
-            "d",
-            "--out",
-            "boxes.jsonl",
-            "--draw",
-            "pictures",
-        ],
-    );
+    let detect = ["predict", "detection", &images, "--model", "d"];
+    let drawn_boxes = ["--out", "boxes.jsonl", "--draw", "pictures"];
+    done(at, &[&detect[..], &drawn_boxes].concat());
     // People found in photos are what models of crops look at.
     let data = drawn().to_string_lossy().into_owned();
     let first = [
@@ -183,32 +172,12 @@ fn scenes_are_learned_too() {
     assert!(at.join("drawn").is_dir());
     refused(
         at,
-        &[
-            "predict",
-            "detection",
-            &images,
-            "--model",
-            "d",
-            "--detector",
-            "d",
-            "--out",
-            "x.jsonl",
-        ],
+        &[&detect[..], &["--detector", "d", "--out", "x.jsonl"]].concat(),
         &["detection detects people itself"],
     );
     refused(
         at,
-        &[
-            "predict",
-            "pose",
-            &images,
-            "--model",
-            "pose",
-            "--detector",
-            "pose",
-            "--out",
-            "x.jsonl",
-        ],
+        &[&people[..], &["--detector", "pose", "--out", "x.jsonl"]].concat(),
         &["expected a fine-tuned model of detection or search, found one of pose"],
     );
     refused(

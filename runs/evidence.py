@@ -84,18 +84,20 @@ class Arm:
         return self.kind in ("clip", "distill") or (self.kind == "recipe" and self.labels == "clip")
 
 
+# With λ = 1 the shared blocks get the gradient of each label loss twice, under its own prompt and under identity.
+WITHOUT_PROMPTS = ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=4")
+WITHOUT_DISTILLATION = ("loss.dino_weight=0", "views.local=0")
 ARMS = {
     "initialization": Arm("the network before the first step", kind="start"),
     "dino": Arm("DINO", ("method=dino",), labels=""),
     "solider": Arm("SOLIDER; half of its steps are a DINO run, whose features give its k-means labels", kind="two-stage"),
     "clip-frozen": Arm("the labeler: frozen image tower of clasp-mini", kind="clip", labels=""),
     "clip-distill": Arm(
-        "distillation of the pooled features of the labeler", ("method=dino", "loss.dino_weight=0", "views.local=0"), labels="", kind="distill"
+        "distillation of the pooled features of the labeler", ("method=dino", *WITHOUT_DISTILLATION), labels="", kind="distill"
     ),
-    "labels-only": Arm("labels without self-distillation", ("loss.dino_weight=0", "views.local=0")),
+    "labels-only": Arm("labels without self-distillation", WITHOUT_DISTILLATION),
     "labels-shuffled": Arm("labels permuted between images", ("data.permute_labels=true",)),
-    # With λ = 1 the shared blocks get the gradient of each label loss twice, under its own prompt and under identity.
-    "clasp-none": Arm("CLASP without prompts, label losses doubled", ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=4")),
+    "clasp-none": Arm("CLASP without prompts, label losses doubled", WITHOUT_PROMPTS),
     "parts-only": Arm("CLASP, part labels only", ("loss.attribute_weight=0",)),
     "attributes-only": Arm("CLASP, attribute labels only", ("loss.part_weight=0",)),
     "lambda-0": Arm("CLASP, no labels on the identity prompt (λ = 0)", ("loss.identity_label_weight=0",)),
@@ -103,16 +105,14 @@ ARMS = {
     "detach": Arm("CLASP, gradient of self-distillation stopped before the conditional blocks", ("loss.detach_shared=true",)),
     "clasp": Arm("CLASP"),
     "clasp-truth": Arm("CLASP with ground-truth labels", labels="truth"),
-    # Only by --arms: the cheapest training on labels, and candidates of the adapter.
-    "labels-plain": Arm(
-        "labels without prompts and self-distillation",
-        ("model.adapter=none", "loss.part_weight=2", "loss.attribute_weight=4", "loss.dino_weight=0", "views.local=0"),
-    ),
+    # Only by --arms: the cheapest training on labels, prompts that differ more, and candidates of the adapter.
+    "labels-plain": Arm("labels without prompts and self-distillation", (*WITHOUT_PROMPTS, *WITHOUT_DISTILLATION)),
+    "lambda-fifth": Arm("CLASP, labels on the identity prompt with a fifth of the weight (λ = 0.2)", ("loss.identity_label_weight=0.2",)),
     "adapter-gated": Arm("CLASP with gated units", ("model.adapter=gated",)),
     "adapter-merged": Arm("CLASP with merged experts", ("model.adapter=merged",)),
     "fresh": Arm("random weights", kind="fresh"),
 }
-MAIN = [name for name in ARMS if name not in ("labels-plain", "adapter-gated", "adapter-merged", "fresh")]
+MAIN = [name for name in ARMS if name not in ("labels-plain", "lambda-fifth", "adapter-gated", "adapter-merged", "fresh")]
 DEFAULT_ARMS = {
     "main": MAIN,
     "compute": ["dino", "solider", "labels-only", "clasp-none", "parts-only", "attributes-only", "clasp"],

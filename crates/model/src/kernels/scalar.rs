@@ -269,6 +269,15 @@ pub fn fill_rows(rows: &mut [f32], row: &[f32]) {
 mod tests {
     use super::*;
 
+    /// Without pulp's feature `x86-v3` loops had no vectors and no FMA on processors without AVX-512.
+    #[cfg(target_arch = "x86_64")]
+    #[test]
+    fn processors_with_avx2_use_it() {
+        use pulp::{Arch, x86::V3};
+        let is_vectorized = matches!(Arch::new(), Arch::V3(_) | Arch::V4(_));
+        assert_eq!(is_vectorized, V3::try_new().is_some());
+    }
+
     #[test]
     fn exp_is_near_the_true_one() {
         for i in -8700..8800 {

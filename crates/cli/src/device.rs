@@ -183,7 +183,7 @@ pub fn precision(
         say(
             common,
             &format!(
-                "note: this processor has no fast instructions for {precision} (Intel AMX, or AMD AVX512-BF16): f32 is faster"
+                "note: this processor has no fast instructions for {precision} (Intel AMX, or AMD AVX512-BF16): f32 is as fast or faster"
             ),
         );
     }

@@ -26,7 +26,7 @@ pub enum Precision {
     #[default]
     F32,
     /// Both factors with 8 significant bits, sums in f32. On the CPU faster with Intel's AMX or
-    /// AMD's AVX512-BF16, and slower elsewhere; results differ by the order of sums only.
+    /// AMD's AVX512-BF16, elsewhere mostly slower; results differ by the order of sums only.
     Bf16,
 }
 

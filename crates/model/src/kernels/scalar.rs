@@ -269,7 +269,7 @@ pub fn fill_rows(rows: &mut [f32], row: &[f32]) {
 mod tests {
     use super::*;
 
-    /// Without pulp's feature `x86-v3` loops had no vectors and no FMA on processors without AVX-512.
+    /// Without pulp's feature `x86-v3` processors without AVX-512 computed with SSE2 and without FMA.
     #[cfg(target_arch = "x86_64")]
     #[test]
     fn processors_with_avx2_use_it() {

@@ -657,7 +657,7 @@ pub(crate) mod tests {
 
     #[test]
     fn images_before_a_match_are_counted_with_ties_in_the_order_of_the_gallery() {
-        // Many equal distances, and places at the borders of stretches and groups.
+        // Many equal distances, and places at the borders of stretches.
         let distances: Vec<f32> = (0..5000_usize).map(|i| (i * 7919 % 11) as f32).collect();
         let places = [0, 1, 2047, 2048, 2049, 4095, 4096, 4999, 3000];
         let matches = places.map(|place| (distances[place], place));

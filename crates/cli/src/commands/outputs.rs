@@ -1,5 +1,6 @@
 //! Files and results that commands write.
 
+use std::borrow::Cow;
 use std::collections::HashSet;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -52,17 +53,17 @@ impl Input<'_> {
 
     /// Its files and folders that are there, by their paths without links.
     fn places(self) -> HashSet<PathBuf> {
-        let files: HashSet<PathBuf> = match self {
+        let files: HashSet<Cow<Path>> = match self {
             // A tar file holds many images.
-            Self::Images(source) => {
-                let files: HashSet<&Path> = (0..source.len()).map(|i| source.file(i)).collect();
-                files.into_iter().map(Path::to_owned).collect()
-            }
+            Self::Images(source) => { 0..source.len() }
+                .map(|image| source.file(image).into())
+                .collect(),
             Self::Model(path) => [finetuned::existing(path), backbone_file(path)]
                 .into_iter()
                 .flatten()
+                .map(Cow::from)
                 .collect(),
-            Self::Files(path) => [path.to_owned()].into(),
+            Self::Files(path) => [path.into()].into(),
         };
         { files.into_iter() }
             .filter_map(|file| fs_err::canonicalize(file).ok())
@@ -70,8 +71,8 @@ impl Input<'_> {
     }
 }
 
-/// The first of `files` that is one of the inputs, by whatever way or link, with its place and what it is:
-/// writing it would lose that. Each file has a value that says what it is for.
+/// One of `files` that belongs to the inputs, by whatever way or link, with its place and what it is: writing it
+/// would lose that. Each file has a value that says what it is for.
 pub fn first_replaced<T>(
     files: impl Iterator<Item = (T, PathBuf)>,
     inputs: &[Input],

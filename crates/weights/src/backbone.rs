@@ -110,11 +110,7 @@ pub fn save_backbone(
 ///
 /// There is no such file, or it cannot be read.
 pub fn digest(path: &Path) -> Result<String, WeightsError> {
-    let file = backbone_file(path)?;
-    match shards::parts(&file)? {
-        None => sha256(&file),
-        Some(parts) => sha256_of(&parts),
-    }
+    sha256_of(&backbone_parts(path)?)
 }
 
 /// SHA-256 of a file in hexadecimal.
@@ -177,6 +173,16 @@ pub fn backbone_file(path: &Path) -> Result<PathBuf, WeightsError> {
     let expected = "a backbone or published checkpoint, or the folder of a run that has ended or of a model of the hub";
     let hint = "a checkpoint is a file (.safetensors, .pth, .pt, .bin); `clasp pretrain` writes backbone.safetensors into its run folder when it ends, `clasp finetune` model.safetensors";
     Err(WeightsError::not_at(path, expected, hint))
+}
+
+/// The files with the tensors of [`backbone_file`]: itself, or the parts of a checkpoint in several files.
+///
+/// # Errors
+///
+/// There is no such file, or a part is missing.
+pub fn backbone_parts(path: &Path) -> Result<Vec<PathBuf>, WeightsError> {
+    let file = backbone_file(path)?;
+    Ok(shards::parts(&file)?.unwrap_or_else(|| vec![file]))
 }
 
 /// What a file of this program says about itself; none for a file of others.

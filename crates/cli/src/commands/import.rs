@@ -28,7 +28,7 @@ pub fn run(common: &GlobalOptions, arguments: &ImportArguments) -> Result<Outcom
         lenient: arguments.lenient,
     };
     let file = hub::existing_or_fetched(&arguments.file, &HubOptions::from_env())?;
-    check_replaces_none(&[("-o", &arguments.out)], &[Input::Files(&file)])?;
+    check_replaces_none(&[("-o", &arguments.out)], &[Input::Model(&file)])?;
     let mut imported = import::import(&file, &options, &Device::flex())?;
     let meta = &mut imported.meta;
     if let Some([height, width]) = arguments.size {

@@ -9,7 +9,7 @@ use anyhow::{Context, Result, bail};
 use clasp_data::atomic::file_to_write;
 use clasp_data::source::Source;
 use clasp_data::text::printable;
-use clasp_weights::backbone::backbone_file;
+use clasp_weights::backbone::{backbone_file, backbone_parts};
 use clasp_weights::finetuned;
 use serde::Serialize;
 
@@ -35,7 +35,7 @@ pub fn check_writable(path: &Path) -> Result<()> {
 pub enum Input<'a> {
     /// The files of images, or the tar and Parquet files that hold them.
     Images(&'a Source),
-    /// The file of a model, or that of its run folder.
+    /// The file of a model or that of its run folder; of a checkpoint in several files the index and the parts.
     Model(&'a Path),
     /// A file, or a folder with all that is in it.
     Files(&'a Path),
@@ -61,6 +61,7 @@ impl Input<'_> {
             Self::Model(path) => [finetuned::existing(path), backbone_file(path)]
                 .into_iter()
                 .flatten()
+                .chain(backbone_parts(path).into_iter().flatten())
                 .map(Cow::from)
                 .collect(),
             Self::Files(path) => [path.into()].into(),
@@ -197,20 +198,35 @@ mod tests {
         let at = |name: &str| folder.path().join(name);
         fs_err::create_dir_all(at("run")).unwrap();
         fs_err::create_dir_all(at("data/below")).unwrap();
+        fs_err::create_dir_all(at("hub")).unwrap();
         for name in [
             "run/model.safetensors",
             "run/old.jsonl",
             "part.parquet",
             "data/below/val.json",
+            "hub/model-00001-of-00002.safetensors",
+            "hub/model-00002-of-00002.safetensors",
         ] {
             fs_err::write(at(name), "x").unwrap();
         }
-        let (run, file) = (at("run"), at("run/model.safetensors"));
+        let index = r#"{"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "model-00002-of-00002.safetensors"}}"#;
+        fs_err::write(at("hub/model.safetensors.index.json"), index).unwrap();
+        let (run, file, hub) = (at("run"), at("run/model.safetensors"), at("hub"));
         let (part, data) = (at("part.parquet"), at("data/below/.."));
         let check = |name: &str, input| check_replaces_none(&[("--out", &at(name))], &[input]);
         for (name, input, found) in [
             ("run/model.safetensors", Input::Model(&run), "the model"),
             ("run/model.safetensors", Input::Model(&file), "the model"),
+            (
+                "hub/model.safetensors.index.json",
+                Input::Model(&hub),
+                "the model",
+            ),
+            (
+                "hub/model-00002-of-00002.safetensors",
+                Input::Model(&hub),
+                "the model",
+            ),
             (
                 "run/../part.parquet",
                 Input::Files(&part),
@@ -228,6 +244,7 @@ mod tests {
         for (name, input) in [
             ("run/old.jsonl", Input::Model(&run)),
             ("run/new.jsonl", Input::Model(&run)),
+            ("hub/new.jsonl", Input::Model(&hub)),
             ("new.parquet", Input::Files(&part)),
             ("data/new.json", Input::Files(&data)),
             ("run/old.jsonl", Input::Files(&data)),

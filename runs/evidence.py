@@ -119,7 +119,7 @@ DEFAULT_ARMS = {
     "prompts": ["clasp", "lambda-half", "lambda-0"],
     "summary": SUMMARY,
     "photos-frozen": ["initialization", "dino", "solider", "clasp"],
-    "photos": ["fresh", "dino", "solider", "clasp"],
+    "photos": ["fresh", "dino", "solider", "labels-only", "clasp"],
 }
 QUICK = {"main": ["initialization", "dino", "solider", "labels-only", "clasp-none", "clasp"], "prompts": ["clasp"]}
 

@@ -33,7 +33,7 @@ use serde::Serialize;
 use self::batch::{is_readable, label_batch};
 use self::settings::check_settings;
 use self::shard::{
-    KeptLabels, OpenShard, PIECES, Piece, piece_range, read_kept, remove, remove_empty,
+    KeptLabels, OpenShard, PIECES, Piece, piece_range, read_kept, remove, remove_empty, sort_pieces,
 };
 use crate::labeler::Labeler;
 use crate::parts::IGNORE;
@@ -309,13 +309,14 @@ impl<L: Labeler> LabelRun<'_, L> {
         for shard in shards {
             let prefix = format!("{}@", shard.name);
             let of_shard = pieces.iter().filter(|name| name.starts_with(&prefix));
-            let of_shard: Vec<String> = of_shard.cloned().collect();
+            let mut of_shard: Vec<String> = of_shard.cloned().collect();
             if finished.contains(&shard.name) && self.keep_whole(&shard, progress)? {
                 for name in of_shard {
                     remove(&pieces_folder.join(labels::shard_file(&name)))?;
                 }
                 continue;
             }
+            sort_pieces(&mut of_shard, &shard, self.labeler.batch().max(1));
             let shard = self.keep_pieces(shard, &of_shard)?;
             self.open.push(shard);
         }

@@ -176,3 +176,12 @@ pub(super) fn piece_range(name: &str, shard: &Range<usize>, batch: usize) -> Opt
         && (to.is_multiple_of(batch) || to == shard.len());
     whole.then(|| shard.start + from..shard.start + to)
 }
+
+/// Sorts names of pieces by their first image. As text, image 100000 comes before 10240, and resuming drops a piece
+/// that begins before the end of the one before it.
+pub(super) fn sort_pieces(names: &mut [String], shard: &Shard, batch: usize) {
+    names.sort_by_cached_key(|name| {
+        let place = name.get(shard.name.len() + 1..).unwrap_or_default();
+        piece_range(place, &shard.range, batch).map(|images| images.start)
+    });
+}

@@ -33,7 +33,7 @@ use serde::Serialize;
 use self::batch::{is_readable, label_batch};
 use self::settings::check_settings;
 use self::shard::{
-    KeptLabels, OpenShard, PIECES, Piece, piece_range, read_kept, remove, remove_empty, sort_pieces,
+    KeptLabels, OpenShard, PIECES, Piece, pieces_in_order, read_kept, remove, remove_empty,
 };
 use crate::labeler::Labeler;
 use crate::parts::IGNORE;
@@ -309,14 +309,13 @@ impl<L: Labeler> LabelRun<'_, L> {
         for shard in shards {
             let prefix = format!("{}@", shard.name);
             let of_shard = pieces.iter().filter(|name| name.starts_with(&prefix));
-            let mut of_shard: Vec<String> = of_shard.cloned().collect();
+            let of_shard: Vec<String> = of_shard.cloned().collect();
             if finished.contains(&shard.name) && self.keep_whole(&shard, progress)? {
                 for name in of_shard {
                     remove(&pieces_folder.join(labels::shard_file(&name)))?;
                 }
                 continue;
             }
-            sort_pieces(&mut of_shard, &shard, self.labeler.batch().max(1));
             let shard = self.keep_pieces(shard, &of_shard)?;
             self.open.push(shard);
         }
@@ -360,10 +359,8 @@ impl<L: Labeler> LabelRun<'_, L> {
         let pieces_folder = self.pieces_folder();
         let batch = self.labeler.batch().max(1);
         let mut open = OpenShard::new(shard);
-        for name in names {
-            let place = &name[open.shard.name.len() + 1..];
+        for (range, name) in pieces_in_order(names, &open.shard, batch) {
             let after = open.done.last().map_or(0, |piece| piece.images.end);
-            let range = piece_range(place, &open.shard.range, batch);
             let kept = match range.filter(|range| range.start >= after) {
                 Some(range) => match read_kept(&pieces_folder, self.source, name, &range) {
                     Ok(kept) if self.any_readable(&kept.missing) => None,

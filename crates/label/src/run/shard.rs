@@ -166,8 +166,26 @@ pub(super) fn read_kept(
     })
 }
 
+/// Pieces by their first image, with their images: none where the name is not that of a piece of whole batches.
+/// As text, image 100000 comes before 10240.
+pub(super) fn pieces_in_order<'a>(
+    names: &'a [String],
+    shard: &Shard,
+    batch: usize,
+) -> Vec<(Option<Range<usize>>, &'a str)> {
+    let mut pieces: Vec<_> = { names.iter() }
+        .map(|name| {
+            let place = name.get(shard.name.len() + 1..);
+            let images = place.and_then(|place| piece_range(place, &shard.range, batch));
+            (images, name.as_str())
+        })
+        .collect();
+    pieces.sort_by_key(|(images, _)| images.as_ref().map(|images| images.start));
+    pieces
+}
+
 /// The images of a piece `00256-00512` of a shard, if it is made of whole batches.
-pub(super) fn piece_range(name: &str, shard: &Range<usize>, batch: usize) -> Option<Range<usize>> {
+fn piece_range(name: &str, shard: &Range<usize>, batch: usize) -> Option<Range<usize>> {
     let (from, to) = name.split_once('-')?;
     let (from, to): (usize, usize) = (from.parse().ok()?, to.parse().ok()?);
     let whole = from < to
@@ -175,13 +193,4 @@ pub(super) fn piece_range(name: &str, shard: &Range<usize>, batch: usize) -> Opt
         && from.is_multiple_of(batch)
         && (to.is_multiple_of(batch) || to == shard.len());
     whole.then(|| shard.start + from..shard.start + to)
-}
-
-/// Sorts names of pieces by their first image. As text, image 100000 comes before 10240, and resuming drops a piece
-/// that begins before the end of the one before it.
-pub(super) fn sort_pieces(names: &mut [String], shard: &Shard, batch: usize) {
-    names.sort_by_cached_key(|name| {
-        let place = name.get(shard.name.len() + 1..).unwrap_or_default();
-        piece_range(place, &shard.range, batch).map(|images| images.start)
-    });
 }

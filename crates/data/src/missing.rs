@@ -31,9 +31,16 @@ impl MissingPath {
     pub fn new(path: &Path, expected: impl Into<String>) -> Self {
         let (folder, missing) = first_missing(path);
         let is_last = missing == path;
-        let found = match is_last {
-            true => "nothing there".to_owned(),
-            false => format!("no folder `{}`", missing.display()),
+        // Without the `/` behind a file's name.
+        let there = missing.components().as_path();
+        let found = match fs::symlink_metadata(there) {
+            Ok(there) if there.is_symlink() => {
+                format!("a link to what is not there, `{}`", missing.display())
+            }
+            // As `a.tar/` or `a.tar/b`.
+            Ok(_) => format!("`{}`, which is no folder", there.display()),
+            Err(_) if is_last => "nothing there".to_owned(),
+            Err(_) => format!("no folder `{}`", missing.display()),
         };
         let hint = match nearest(&folder, missing) {
             Some(near) if is_last => format!("did you mean `{}`?", near.display()),
@@ -118,7 +125,10 @@ fn nearest(folder: &Path, missing: &Path) -> Option<PathBuf> {
             (wanted.len() > 2 && name.starts_with(&wanted)).then_some(most + 1)
         }
     };
-    let near = { names(folder).into_iter() }.filter_map(|name| Some((distance(&name)?, name)));
+    // What has the name itself was not what was asked for.
+    let others =
+        { names(folder).into_iter() }.filter(|name| missing.file_name() != Some(name.as_ref()));
+    let near = others.filter_map(|name| Some((distance(&name)?, name)));
     let (_, name) = near.min()?;
     let plain = folder == Path::new(".") && missing.components().next() != Some(Component::CurDir);
     Some(match plain {
@@ -185,6 +195,23 @@ mod tests {
             format!("no folder `{}`", shown("cuhk03"))
         );
         assert!(missing("market1501/query/1.jpg").hint.ends_with("is empty"));
+        // The hint was once the name itself.
+        for name in ["photo.png/", "photo.png/a"] {
+            let error = missing(name);
+            let found = format!("`{}`, which is no folder", shown("photo.png"));
+            assert_eq!(error.found, found);
+            assert!(!error.hint.contains("did you mean"), "{error}");
+        }
+        #[cfg(unix)]
+        {
+            std::os::unix::fs::symlink("gone", at.join("link")).unwrap();
+            let error = missing("link");
+            assert!(
+                error.found.starts_with("a link to what is not there"),
+                "{error}"
+            );
+            assert!(!error.hint.contains("did you mean"), "{error}");
+        }
         assert!(require(at, "a folder").is_ok());
     }
 }

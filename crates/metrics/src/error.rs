@@ -14,6 +14,9 @@ pub enum MetricError {
         /// Number of gallery images.
         gallery: usize,
     },
+    /// Features of no channel, which all are alike.
+    #[error("expected features of at least one channel, found none")]
+    NoChannels,
     /// A NaN or an infinity.
     #[error("{what} {row}: expected finite numbers, found {found}")]
     NotFinite {

@@ -421,13 +421,16 @@ impl NormalizedFeatures {
             "query and gallery features have different lengths"
         );
         let channels = query.channels;
-        let rows = |images: &ReidImages<'a>| images.features.par_chunks(channels.max(1));
+        if channels == 0 {
+            return Err(MetricError::NoChannels);
+        }
+        let rows = |images: &ReidImages<'a>| images.features.par_chunks(channels);
         // Zeros that the threads overwrite: at the first write to a page the system clears it, which
         // one thread would do alone.
         let mut features = vec![0.0; query.features.len() + gallery.features.len()];
         // NaN marks a row that is not finite: squares of finite f32 do not overflow f64.
         let squares: Vec<f32> = features
-            .par_chunks_mut(channels.max(1))
+            .par_chunks_mut(channels)
             .zip(rows(query).chain(rows(gallery)))
             .map(|(row, values)| {
                 let length = dot(values, values).sqrt();
@@ -772,6 +775,19 @@ pub(crate) mod tests {
         let half = 0.5_f32.sqrt();
         assert_eq!(features, [half, half, 1.0, 0.0]);
         assert_eq!(normalized(&[0.0, 0.0], &[]).unwrap(), [0.0, 0.0]);
+    }
+
+    /// Once an index out of bounds.
+    #[test]
+    fn features_without_channels_are_an_error() {
+        let images = || ReidImages {
+            features: &[],
+            channels: 0,
+            persons: &[1, 1],
+            cameras: &[1, 2],
+        };
+        let result = NormalizedFeatures::new(&images(), &images());
+        assert!(matches!(result.err(), Some(MetricError::NoChannels)));
     }
 
     #[test]

@@ -51,6 +51,7 @@ impl ServeLimits {
             max_pixels: self.pixels,
             // 16 bits a channel with alpha take 8 bytes a pixel.
             max_bytes: self.pixels.saturating_mul(8),
+            ..Limits::default()
         }
     }
 

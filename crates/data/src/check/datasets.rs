@@ -9,7 +9,7 @@ use super::report::{CheckedCount, LayoutCheck};
 use crate::image::size_of;
 use crate::layouts::LayoutError;
 use crate::layouts::attributes::AttributeDataset;
-use crate::layouts::coco::{BoxDataset, CocoImage, KeypointDataset, is_outside};
+use crate::layouts::coco::{BoxDataset, CocoImage, KeypointDataset, is_outside, share_inside};
 use crate::layouts::layout::{LayoutReader, OfficialCounts};
 use crate::layouts::parsing::{self, MaskedImage, ParsingDataset};
 use crate::layouts::registry::{LAYOUTS, official};
@@ -399,7 +399,16 @@ pub(super) fn search(data: SearchDataset) -> Result<LayoutCheck, LayoutError> {
     problems.extend(SearchDataset::outside(&data.train));
     problems.extend(SearchDataset::outside(&data.test));
     problems.extend(data.problems());
-    let mut notes = Vec::new();
+    let of = |frame: &SearchFrame| {
+        let size = frame.size.or_else(|| size_of(&frame.path));
+        let boxes = frame.people.iter().map(|person| person.bbox);
+        size.map_or_else(Vec::new, |size| mostly_outside(boxes, &frame.path, size))
+    };
+    let frames = data.train.par_iter().chain(&data.test);
+    let mut notes = Vec::from_iter(counted(
+        MOSTLY_OUTSIDE,
+        &frames.flat_map_iter(of).collect::<Vec<_>>(),
+    ));
     if data.layout == cuhk_sysu::LAYOUT.name {
         let (galleries, wrong) = cuhk_sysu::galleries(&data)?;
         for gallery in galleries {
@@ -433,6 +442,36 @@ pub(super) fn search(data: SearchDataset) -> Result<LayoutCheck, LayoutError> {
     })
 }
 
+/// What [`mostly_outside`] lists.
+const MOSTLY_OUTSIDE: &str = "boxes are more than half outside their image";
+
+/// The boxes (xywh) of an image of `[height, width]` of which it shows something, but less than half:
+/// people at the edge may have such boxes, boxes of another form often do.
+fn mostly_outside(
+    boxes: impl Iterator<Item = [f64; 4]>,
+    image: &Path,
+    size: [usize; 2],
+) -> Vec<String> {
+    boxes
+        .filter(|bbox| (f64::MIN_POSITIVE..0.5).contains(&share_inside(*bbox, size)))
+        .map(|bbox| {
+            let (image, size) = (image.display(), describe_size(size));
+            format!("{bbox:?} (x, y, width, height) of {image} of {size}")
+        })
+        .collect()
+}
+
+/// As [`mostly_outside`], of boxes of several images.
+fn mostly_outside_images<'a>(
+    boxes: impl Iterator<Item = ([f64; 4], &'a CocoImage)>,
+) -> Vec<String> {
+    boxes
+        .flat_map(|(bbox, image)| {
+            mostly_outside([bbox].into_iter(), &image.path, [image.height, image.width])
+        })
+        .collect()
+}
+
 pub(super) fn boxes(data: BoxDataset, file: &Path, split: &str) -> LayoutCheck {
     let people = || data.people.iter();
     let mut counts = vec![
@@ -457,6 +496,8 @@ pub(super) fn boxes(data: BoxDataset, file: &Path, split: &str) -> LayoutCheck {
     problems.extend(other_sizes(&data.images));
     // Miss rates are not evaluated on training images.
     let mut notes = Vec::from_iter(data.without_hidden().filter(|_| split != "train"));
+    let beyond = people().map(|one| (one.bbox, &data.images[one.image]));
+    notes.extend(counted(MOSTLY_OUTSIDE, &mostly_outside_images(beyond)));
     notes.extend(in_training_too(split, &data.images, || {
         let train = BoxDataset::open(file.parent()?, "train").ok()?;
         Some(train.images)
@@ -515,6 +556,8 @@ pub(super) fn keypoints(data: KeypointDataset, file: &Path, split: &str) -> Layo
         }
     }
     let mut notes = Vec::from_iter(counted("labeled joints are outside their image", &beyond));
+    let beyond = people().map(|one| (one.bbox, &data.images[one.image]));
+    notes.extend(counted(MOSTLY_OUTSIDE, &mostly_outside_images(beyond)));
     notes.extend(in_training_too(split, &data.images, || {
         let train = KeypointDataset::open(file.parent()?, "train").ok()?;
         Some(train.images)
@@ -537,6 +580,22 @@ pub(super) fn keypoints(data: KeypointDataset, file: &Path, split: &str) -> Layo
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    /// Boxes of x1, y1, x2, y2 in place of x, y, width, height often leave the image.
+    #[test]
+    fn boxes_that_are_more_than_half_outside_are_noted() {
+        let boxes = [
+            [0.0, 0.0, 10.0, 10.0],
+            [5.0, 0.0, 10.0, 10.0],
+            [6.0, 0.0, 10.0, 10.0],
+            [-6.0, -1.0, 10.0, 10.0],
+            // Nothing of it is in the image, which is a problem and not a note.
+            [20.0, 0.0, 10.0, 10.0],
+        ];
+        let found = mostly_outside(boxes.into_iter(), Path::new("a.jpg"), [20, 10]);
+        assert_eq!(found.len(), 2, "{found:?}");
+        assert!(found[0].starts_with("[6.0, 0.0, 10.0, 10.0]"), "{found:?}");
+    }
 
     /// A dataset of one query.
     fn dataset() -> ReidDataset {

@@ -19,6 +19,9 @@ pub struct Limits {
     pub max_pixels: u64,
     /// Most bytes of the decoded image in its own format (3 a pixel for an ordinary photo).
     pub max_bytes: u64,
+    /// Longest side in pixels: each row and column is padded for resizing, which for an image of one
+    /// row is 24 times its bytes.
+    pub max_side: u32,
 }
 
 impl Default for Limits {
@@ -26,6 +29,8 @@ impl Default for Limits {
         Limits {
             max_pixels: 100_000_000,
             max_bytes: 256 << 20,
+            // That of JPEG.
+            max_side: 65_535,
         }
     }
 }
@@ -50,8 +55,8 @@ pub enum ImageError {
     },
     /// The image is larger than the limits allow.
     #[error(
-        "image of {width} x {height} pixels, {bytes} bytes; \
-         the limit is {} pixels and {} bytes", .limits.max_pixels, .limits.max_bytes
+        "image of {width} x {height} pixels (width x height), {bytes} bytes; \
+         the limit is {} pixels, {} a side, and {} bytes", .limits.max_pixels, .limits.max_side, .limits.max_bytes
     )]
     TooLarge {
         /// Width that the file claims.
@@ -201,7 +206,9 @@ fn decode_as(
     let mut decoder = reader.into_decoder().map_err(damaged)?;
     let (width, height) = decoder.dimensions();
     let total = decoder.total_bytes();
-    if u64::from(width) * u64::from(height) > limits.max_pixels || total > limits.max_bytes {
+    let pixels = u64::from(width) * u64::from(height);
+    if pixels > limits.max_pixels || width.max(height) > limits.max_side || total > limits.max_bytes
+    {
         return Err(ImageError::TooLarge {
             width,
             height,

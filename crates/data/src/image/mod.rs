@@ -20,7 +20,7 @@ pub use encode::{encode_jpeg, encode_label_png, encode_png};
 pub use filter::{Filter, UnknownFilter};
 pub use preprocess::{
     CLIP_MEAN, CLIP_STD, DEVIATIONS, IMAGENET_MEAN, IMAGENET_STD, MEANS, check_normalization,
-    clip_crop, normalize,
+    normalize,
 };
 pub(crate) use resize::{ByColumns, ResizeScratch};
 pub use resize::{resize, resize_box, resize_crop};

@@ -1,10 +1,8 @@
-//! From images to the input of a network: normalization, and the crop of CLIP.
+//! From images to the input of a network: normalization.
 
 use std::ops::RangeInclusive;
 
-use super::filter::Filter;
-use super::resize::resize;
-use super::rgb::{Rgb, crop};
+use super::rgb::Rgb;
 
 /// Mean of ImageNet's training images per channel, of values 0 to 1.
 pub const IMAGENET_MEAN: [f32; 3] = [0.485, 0.456, 0.406];
@@ -34,18 +32,6 @@ pub fn check_normalization(mean: [f32; 3], std: [f32; 3]) -> Result<(), String> 
         }
     }
     Ok(())
-}
-
-/// CLIP's preprocessing up to the normalization: the short side to `size` with bicubic filtering,
-/// then the `size` x `size` pixels in the middle, rounded as torchvision does.
-pub fn clip_crop(image: &Rgb, size: usize) -> Rgb {
-    let short = image.width.min(image.height);
-    // u64: a side of many million pixels times the size must not wrap on a 32-bit machine.
-    let scaled = |side: usize| (size as u64 * side as u64 / short as u64) as usize;
-    let (width, height) = (scaled(image.width), scaled(image.height));
-    let resized = resize(image, height, width, Filter::Bicubic);
-    let middle = |side: usize| ((side - size) as f64 / 2.0).round_ties_even() as usize;
-    crop(&resized, [middle(width), middle(height), size, size])
 }
 
 /// `(pixel / 255 - mean) / std` per channel. Returns [3, height, width].

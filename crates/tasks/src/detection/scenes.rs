@@ -208,10 +208,12 @@ impl SceneInput {
         preprocess: &Preprocess,
     ) -> Result<Self, TaskError> {
         let scale = config.scale_of([image.height, image.width]);
-        let (height, width) = (image.height as f64 * scale, image.width as f64 * scale);
-        if height * width > MOST_PIXELS {
+        let size = scaled_size(image, scale);
+        let padded = size.map(|side| side.next_multiple_of(MULTIPLE));
+        // Of a scene of one row nearly all is padding.
+        if padded[0] as f64 * padded[1] as f64 > MOST_PIXELS {
             let expected = format!(
-                "a scale at which a scene of {} x {} (height x width) has at most {:.0} million pixels; or scenes.resize, such as [900,1500]",
+                "a scale at which a scene of {} x {} (height x width) has at most {:.0} million pixels, sides padded to multiples of {MULTIPLE}; or scenes.resize, such as [900,1500]",
                 image.height,
                 image.width,
                 MOST_PIXELS / 1e6
@@ -219,8 +221,6 @@ impl SceneInput {
             return Err(setting("scenes.test_scale", &expected, scale));
         }
         let scene = scaled(image, scale);
-        let size = [scene.height, scene.width];
-        let padded = size.map(|side| side.next_multiple_of(MULTIPLE));
         let mut input = Rgb::filled(padded[1], padded[0], preprocess.mean_color());
         paste(&mut input, &scene, 0, 0);
         Ok(Self {
@@ -235,10 +235,14 @@ impl SceneInput {
     }
 }
 
+/// Height and width of an image at a scale.
+fn scaled_size(image: &Rgb, scale: f64) -> [usize; 2] {
+    [image.height, image.width].map(|side| ((side as f64 * scale).round() as usize).max(1))
+}
+
 /// An image of `scale` times the height and width.
 fn scaled(image: &Rgb, scale: f64) -> Rgb {
-    let side = |length: usize| ((length as f64 * scale).round() as usize).max(1);
-    let (height, width) = (side(image.height), side(image.width));
+    let [height, width] = scaled_size(image, scale);
     if [height, width] == [image.height, image.width] {
         image.clone()
     } else {
@@ -371,7 +375,8 @@ fn random_crop(
     (seen, shown)
 }
 
-/// A scene scaled, and flipped and brightened at random, with the boxes of its people.
+/// A scene scaled, but to no more than [`MOST_PIXELS`], and flipped and brightened at random, with
+/// the boxes of its people.
 fn augmented(
     image: &Rgb,
     people: &[ScenePerson],
@@ -379,6 +384,8 @@ fn augmented(
     config: &SceneConfig,
     rng: &mut DataRng,
 ) -> (Rgb, Vec<[f64; 4]>) {
+    let area = (image.height * image.width).max(1) as f64;
+    let scale = scale.min((MOST_PIXELS / area).sqrt());
     let mut scene = scaled(image, scale);
     let flipped = rng.random_bool(config.flip);
     if flipped {

@@ -275,6 +275,13 @@ fn record(description: &Description, parts: &[&[u8]]) -> std::io::Result<Vec<u8>
     let description = serde_json::to_vec(description)?;
     let parts_length: usize = parts.iter().map(|part| part.len()).sum();
     let body = 4 + description.len() + parts_length;
+    // A longer one would be taken for damage when the gallery is opened.
+    if body as u64 > LONGEST {
+        let text = format!(
+            "a record of {body} bytes: expected at most {LONGEST}; add fewer images at a time"
+        );
+        return Err(std::io::Error::other(text));
+    }
     let mut bytes = Vec::with_capacity(HEAD + body + TAIL);
     bytes.extend(MAGIC);
     bytes.extend((body as u64).to_le_bytes());

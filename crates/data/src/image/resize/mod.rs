@@ -238,7 +238,9 @@ mod tests {
     #[test]
     fn clip_preprocessing_equals_torchvision() {
         let tensors = SafeTensors::deserialize(GOLDEN_CLIP).unwrap();
-        let image = image::clip_crop(&drawn(290, 437), 224);
+        // CLIP's: the short side to 224, then the middle.
+        let resized = resize(&drawn(290, 437), 337, 224, Filter::Bicubic);
+        let image = image::crop(&resized, [0, 56, 224, 224]);
         assert_eq!((image.height, image.width), (224, 224));
         let every_fourth = rgb(&tensors, "rows");
         for (i, row) in every_fourth.pixels.chunks_exact(224 * 3).enumerate() {

@@ -64,13 +64,21 @@ impl BoxDataset {
 }
 
 /// Whether a box (xywh) has no pixel in common with its image of `[height, width]`.
-pub(crate) fn is_outside([x, y, width, height]: [f64; 4], image: [usize; 2]) -> bool {
-    let shared =
-        |start: f64, size: f64, limit: usize| (start + size).min(limit as f64) - start.max(0.0);
-    width <= 0.0
-        || height <= 0.0
-        || shared(x, width, image[1]) <= 0.0
-        || shared(y, height, image[0]) <= 0.0
+pub(crate) fn is_outside(bbox: [f64; 4], image: [usize; 2]) -> bool {
+    share_inside(bbox, image) <= 0.0
+}
+
+/// The share of a box (xywh) inside its image of `[height, width]`; 0 for one without an area.
+pub(crate) fn share_inside([x, y, width, height]: [f64; 4], image: [usize; 2]) -> f64 {
+    let shared = |start: f64, size: f64, limit: usize| {
+        let inside = (start + size).min(limit as f64) - start.max(0.0);
+        if size > 0.0 {
+            inside.max(0.0) / size
+        } else {
+            0.0
+        }
+    };
+    shared(x, width, image[1]) * shared(y, height, image[0])
 }
 
 /// A person of the dataset.

@@ -8,8 +8,8 @@ pub(crate) mod keypoints;
 mod results;
 mod skeleton;
 
-pub(crate) use dataset::is_outside;
 pub use dataset::{BoxAnnotation, BoxDataset, KeypointAnnotation, KeypointDataset};
+pub(crate) use dataset::{is_outside, share_inside};
 pub use image::CocoImage;
 pub use results::{DetectedBox, DetectedPose, read_boxes, read_poses};
 pub use skeleton::{COCO_JOINTS, COCO_SIGMAS};

@@ -13,7 +13,7 @@
 //! their query, from 1 again. People of galleries are those of `TestG50.mat`, as published. In the
 //! full gallery a query is searched in the frames of its list of 50 first and then in all others.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
 use super::dataset::{
@@ -295,15 +295,25 @@ fn read_protocol(
             bbox(query.get("idlocate")?)?,
         );
         let mut protocol = QueryGallery::default();
+        let mut listed = HashSet::new();
         for scene in gallery.records()? {
             let scene = scene?;
+            let name = scene.at(0)?.text()?;
+            let frame = place(name.clone())? as u32;
+            if !listed.insert(frame) {
+                return Err(MatError {
+                    place: "gallery".to_owned(),
+                    expected: "each frame once".to_owned(),
+                    found: format!("`{name}` twice"),
+                });
+            }
             let shown = scene.at(1)?;
             if !shown.is_empty() {
                 protocol
                     .shown
                     .push((protocol.frames.len() as u32, bbox(shown)?));
             }
-            protocol.frames.push(place(scene.at(0)?.text()?)? as u32);
+            protocol.frames.push(frame);
         }
         Ok((sought, protocol))
     };

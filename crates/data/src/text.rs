@@ -73,6 +73,32 @@ pub fn printable(text: &str) -> String {
     shown
 }
 
+/// A word of a command line as a POSIX shell takes it, quoted where that is needed. Control
+/// characters are shown as `?`.
+///
+/// ```
+/// use clasp_data::text::shell_word;
+///
+/// assert_eq!(shell_word("runs/a-1"), "runs/a-1");
+/// assert_eq!(shell_word("my runs/it's"), r"'my runs/it'\''s'");
+/// ```
+pub fn shell_word(word: &str) -> String {
+    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
+    if !word.is_empty() && word.chars().all(plain) {
+        return word.to_owned();
+    }
+    let escaped = word.replace('\'', r"'\''");
+    let shown: String = { escaped.chars() }
+        .map(|c| if c.is_control() { '?' } else { c })
+        .collect();
+    format!("'{shown}'")
+}
+
+/// As [`shell_word`], of a path.
+pub fn shell_path(path: &Path) -> String {
+    shell_word(&path.to_string_lossy())
+}
+
 /// Letters to change, insert, remove, or swap with the next (optimal string alignment distance).
 pub fn edits(a: &str, b: &str) -> usize {
     let (a, b): (Vec<char>, Vec<char>) = (a.chars().collect(), b.chars().collect());

@@ -122,7 +122,8 @@ fn teacher_digest(trainer: &Pretrainer) -> &str {
 /// The file is damaged or not a checkpoint, or is of another recipe, dataset, vocabulary or frozen
 /// teacher.
 pub fn restore(path: &Path, trainer: &mut Pretrainer, images: usize) -> Result<LoaderPosition> {
-    let (state, fields) = checkpoint::read(path)?;
+    let (state, fields) =
+        checkpoint::read(path).map_err(|error| checkpoints::damaged(path, &error))?;
     let metadata = CheckpointMetadata::new(path, &fields);
     let hint = "expected a checkpoint that this version of `clasp pretrain` wrote";
     metadata.expect("format", FORMAT, hint)?;

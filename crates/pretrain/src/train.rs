@@ -309,7 +309,7 @@ fn open(
     }
     let run_toml = plan.run_toml(images, control.device_name);
     let run = writes
-        .then(|| RunFolder::begin(existing, folder, &run_toml))
+        .then(|| RunFolder::begin(existing, folder, &run_toml, [trainer.step, plan.steps]))
         .transpose()?;
     let unreadable = Arc::new(Mutex::new(ImageReads::default()));
     let generator = ViewGenerator::new(

@@ -89,6 +89,17 @@ pub fn diverged(path: &Path, name: &str) -> RunError {
     }
 }
 
+/// The error of a checkpoint that cannot be read for a `reason` that names it.
+pub fn damaged(path: &Path, reason: &dyn fmt::Display) -> RunError {
+    let folder = path.ancestors().nth(2).unwrap_or(Path::new("."));
+    let mut all = list(folder).unwrap_or_default().into_iter();
+    RunError::Damaged {
+        path: path.to_owned(),
+        reason: reason.to_string(),
+        earlier: all.rfind(|other| other.as_path() < path),
+    }
+}
+
 /// Writes the checkpoints of a run on schedule and keeps the newest.
 pub struct CheckpointSchedule {
     folder: PathBuf,
@@ -267,6 +278,22 @@ mod tests {
         let kept = list(folder.path()).unwrap();
         assert_eq!(kept, [path(folder.path(), 20), path(folder.path(), 100)]);
         assert_eq!(latest(folder.path()).unwrap(), kept.last().cloned());
+    }
+
+    #[test]
+    fn the_error_of_a_damaged_checkpoint_names_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("checkpoints")).unwrap();
+        let paths = [100, 200].map(|step| path(folder.path(), step));
+        paths.iter().for_each(|path| fs::write(path, b"").unwrap());
+        let error = damaged(&paths[1], &"no header").to_string();
+        let [earlier, last] = paths.each_ref().map(|path| path.display());
+        assert_eq!(
+            error,
+            format!("no header\n  hint: remove {last} to resume from {earlier}")
+        );
+        let error = damaged(&paths[0], &"no header").to_string();
+        assert!(error.contains("start a new run"), "{error}");
     }
 
     #[test]

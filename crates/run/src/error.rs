@@ -1,9 +1,10 @@
 //! Errors of a training run that do not depend on what is trained.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use clasp_data::missing::MissingPath;
+use clasp_data::text::shell_path;
 
 use crate::check::InvalidValue;
 use crate::collective::CollectiveError;
@@ -27,7 +28,8 @@ pub enum RunError {
     /// A new run would overwrite an existing one.
     #[error(
         "{folder}: expected a folder without a run, found `run.toml` in it\n  \
-         hint: continue that run with `--resume {folder}`, or choose another folder with `--out`"
+         hint: continue that run with `--resume {}`, or choose another folder with `--out`",
+        shell_path(folder)
     )]
     Exists {
         /// Folder of the run.
@@ -36,11 +38,26 @@ pub enum RunError {
     /// There is no run to resume.
     #[error(
         "{folder}: expected the folder of a run, found no run.toml in it\n  \
-         hint: `clasp runs {folder}` lists the runs below a folder; without `--resume` a run is started"
+         hint: `clasp runs {}` lists the runs below a folder; without `--resume` a run is started",
+        shell_path(folder)
     )]
     NothingToResume {
         /// Folder of the run.
         folder: PathBuf,
+    },
+    /// The run to resume is of another command.
+    #[error(
+        "{folder}: expected a run of `clasp {expected}`, found one of `clasp {found}`\n  \
+         hint: resume it with `clasp {found} --resume {}`",
+        shell_path(folder)
+    )]
+    OtherCommand {
+        /// Folder of the run.
+        folder: PathBuf,
+        /// The command that was asked for.
+        expected: String,
+        /// The command of the run.
+        found: String,
     },
     /// There is not even a folder to resume.
     #[error(transparent)]
@@ -58,6 +75,16 @@ pub enum RunError {
         found: String,
         /// What to do.
         hint: Option<String>,
+    },
+    /// A checkpoint cannot be read.
+    #[error("{reason}\n  hint: {}", earlier_line(.path, .earlier))]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// Why; it names the file.
+        reason: String,
+        /// The newest checkpoint before it.
+        earlier: Option<PathBuf>,
     },
     /// A checkpoint could not be written.
     #[error("{path}: the checkpoint of step {step} could not be written: {reason}\n  {}", kept_line(.kept))]
@@ -93,6 +120,17 @@ fn hint_line(hint: &Option<String>) -> String {
     hint.as_ref()
         .map(|hint| format!("\n  hint: {hint}"))
         .unwrap_or_default()
+}
+
+fn earlier_line(path: &Path, earlier: &Option<PathBuf>) -> String {
+    match earlier {
+        Some(earlier) => format!(
+            "remove {} to resume from {}",
+            path.display(),
+            earlier.display()
+        ),
+        None => "there is no earlier checkpoint; start a new run".to_owned(),
+    }
 }
 
 fn kept_line(kept: &Option<PathBuf>) -> String {

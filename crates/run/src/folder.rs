@@ -16,11 +16,12 @@ use clasp_data::atomic::{FolderLock, atomic_write};
 use clasp_data::missing::MissingPath;
 use fs_err as fs;
 
+use crate::check::InvalidValue;
 use crate::checkpoints;
 use crate::control::{Control, Event};
 use crate::error::RunError;
 use crate::log::Log;
-use crate::origin;
+use crate::origin::{self, HeaderFacts};
 
 /// Name of the file with the resolved recipe; a folder that has it holds a run.
 pub const RECIPE_FILE: &str = "run.toml";
@@ -104,16 +105,27 @@ impl RunFolder {
     }
 
     /// The folder of a run before its first step in this process: `resumed`, in whose `run.toml` other
-    /// values are written, so that the next resume has them too, or else a new one. Call it last
-    /// before training, so that a run that cannot start changes nothing.
+    /// values are written, so that the next resume has them too, or else a new one. `done` and `steps`
+    /// are the steps of its checkpoint and of the whole run. Call it last before training, so that a
+    /// run that cannot start changes nothing.
     ///
     /// # Errors
     ///
-    /// See [`RunFolder::create`]; `run.toml` cannot be read or written.
-    pub fn begin(resumed: Option<Self>, path: &Path, run_toml: &str) -> Result<Self, RunError> {
+    /// See [`RunFolder::create`]; the run is to end before its checkpoint; `run.toml` cannot be read
+    /// or written.
+    pub fn begin(
+        resumed: Option<Self>,
+        path: &Path,
+        run_toml: &str,
+        [done, steps]: [u64; 2],
+    ) -> Result<Self, RunError> {
         let Some(folder) = resumed else {
             return Self::create(path, run_toml);
         };
+        if done > steps {
+            let expected = format!("at least {done}, the steps of its last checkpoint");
+            return Err(InvalidValue::new("run.steps", expected, steps).into());
+        }
         let (old, recipe) = recipe_of(&folder.path)?;
         if let Some(text) = origin::resumed(&old, run_toml) {
             atomic_write(&recipe, |file| file.write_all(text.as_bytes()))?;
@@ -214,6 +226,23 @@ pub fn recipe_of(folder: &Path) -> Result<(String, PathBuf), RunError> {
     Ok((fs::read_to_string(&path)?, path))
 }
 
+/// As [`recipe_of`], of a run that `clasp COMMAND` began: `pretrain`, `finetune reid`.
+///
+/// # Errors
+///
+/// As [`recipe_of`]; the run is of another command.
+pub fn recipe_of_command(folder: &Path, command: &str) -> Result<(String, PathBuf), RunError> {
+    let (text, path) = recipe_of(folder)?;
+    match HeaderFacts::read(&text) {
+        Some(header) if header.command != command => Err(RunError::OtherCommand {
+            folder: folder.to_owned(),
+            expected: command.to_owned(),
+            found: header.command,
+        }),
+        _ => Ok((text, path)),
+    }
+}
+
 /// The warnings of the run in `folder`, each once, in the order of their first appearance: a run
 /// that was killed and resumed may give one again.
 ///
@@ -267,7 +296,7 @@ mod tests {
         drop(RunFolder::create(&path, &text(0.5)).unwrap());
         let resume = |lr: f64| {
             let run = RunFolder::resume(&path).unwrap();
-            drop(RunFolder::begin(Some(run), &path, &text(lr)).unwrap());
+            drop(RunFolder::begin(Some(run), &path, &text(lr), [2, 2]).unwrap());
         };
         resume(0.5);
         assert_eq!(recipe_of(&path).unwrap().0, text(0.5));
@@ -275,6 +304,42 @@ mod tests {
         let kept = recipe_of(&path).unwrap().0;
         assert!(kept.starts_with("# started today\n"), "{kept}");
         assert!(kept.ends_with("\n\nlr = 0.25\n"), "{kept}");
+        // Once the end of the run became a step that it had passed.
+        let run = RunFolder::resume(&path).unwrap();
+        let error = RunFolder::begin(Some(run), &path, &text(0.125), [3, 2])
+            .err()
+            .unwrap();
+        assert!(error.to_string().contains("run.steps"), "{error}");
+        assert!(error.to_string().contains("at least 3"), "{error}");
+        assert_eq!(recipe_of(&path).unwrap().0, kept);
+    }
+
+    /// Once keys of the other command's recipe were unknown.
+    #[test]
+    fn a_run_of_another_command_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let header = crate::origin::RunHeader {
+            command: "finetune reid",
+            version: "1",
+            seed: 1,
+            device: "cpu",
+            images: 2,
+            steps_per_epoch: 1,
+            steps: 1,
+        };
+        let path = folder.path().join("my run");
+        drop(RunFolder::create(&path, &header.with_recipe("seed = 1\n")).unwrap());
+        recipe_of_command(&path, "finetune reid").unwrap();
+        let error = recipe_of_command(&path, "pretrain")
+            .unwrap_err()
+            .to_string();
+        assert!(
+            error
+                .contains("expected a run of `clasp pretrain`, found one of `clasp finetune reid`"),
+            "{error}"
+        );
+        let hint = format!("`clasp finetune reid --resume '{}'`", path.display());
+        assert!(error.contains(&hint), "{error}");
     }
 
     #[test]

@@ -4,6 +4,8 @@
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use clasp_data::text::shell_word;
+
 static COMMIT: OnceLock<String> = OnceLock::new();
 
 /// Sets the commit that the program was built from; the first call counts.
@@ -147,19 +149,8 @@ pub fn date(seconds: u64) -> String {
 
 /// A command line, quoted for a shell, on one line.
 fn command(arguments: impl Iterator<Item = String>) -> String {
-    let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,+@%".contains(c);
-    let quoted = |argument: String| match !argument.is_empty() && argument.chars().all(plain) {
-        true => argument,
-        false => {
-            let escaped = argument.replace('\'', r"'\''");
-            let shown: String = escaped
-                .chars()
-                .map(|c| if c.is_control() { '?' } else { c })
-                .collect();
-            format!("'{shown}'")
-        }
-    };
-    arguments.map(quoted).collect::<Vec<_>>().join(" ")
+    let words: Vec<String> = arguments.map(|word| shell_word(&word)).collect();
+    words.join(" ")
 }
 
 #[cfg(test)]

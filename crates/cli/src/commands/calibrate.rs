@@ -9,6 +9,7 @@ use clasp_metrics::verify::Roc;
 use clasp_model::Precision;
 use clasp_tasks::finetune::FinetuneRecipe;
 use clasp_tasks::reid::{ReidConfig, ReidTask, SamePersonThreshold};
+use clasp_tasks::task::Task as _;
 use clasp_tasks::task::{Evaluate, Evaluation, FinetunedModel};
 use clasp_weights::finetuned;
 
@@ -145,7 +146,7 @@ fn nothing_found(data: &str, rate: f64, roc: Option<&Roc>) -> String {
 
 /// The data that the run of a model's file was trained on; none for a file outside its run.
 fn training_data(file: &Path) -> Option<PathBuf> {
-    let recipe = FinetuneRecipe::<ReidConfig>::of_run(file.parent()?, &[]).ok()?;
+    let recipe = FinetuneRecipe::<ReidConfig>::of_run(file.parent()?, ReidTask::NAME, &[]).ok()?;
     Some(recipe.data.path)
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use anyhow::{Result, bail};
 use clasp_data::missing::require;
+use clasp_data::text::shell_path;
 use clasp_tasks::finetune::{Control, FinetuneRecipe, FinetuneSummary, train_on_ranks};
 use clasp_tasks::task::DownstreamTask;
 use clasp_tasks::with_task;
@@ -109,7 +110,7 @@ fn resumed<T: DownstreamTask>(
         );
     }
     Ok(Order {
-        recipe: FinetuneRecipe::of_run(run, &arguments.set)?,
+        recipe: FinetuneRecipe::of_run(run, T::NAME, &arguments.set)?,
         folder: run.to_owned(),
         resume: true,
     })
@@ -156,16 +157,16 @@ fn describe<T: DownstreamTask>(
         return format!(
             "stopped after step {}; resume with: clasp finetune {name} --resume {}",
             summary.run.steps,
-            folder.display()
+            shell_path(folder)
         );
     };
     let eval = format!(
         "clasp eval {name} --data {} --model {}",
-        recipe.data.path.display(),
-        folder.display()
+        shell_path(&recipe.data.path),
+        shell_path(folder)
     );
     let why = match recipe.selection_split() {
-        None => "no image was held out to measure them (run.checkpoint_selection = \"last\")",
+        None => "none was computed while training (run.checkpoint_selection = \"last\")",
         Some(_) => "they were not evaluated",
     };
     let measured = match &summary.best {

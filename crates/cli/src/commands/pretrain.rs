@@ -6,6 +6,7 @@ use std::sync::Arc;
 use anyhow::{Result, bail};
 use burn::tensor::Device;
 use clasp_data::missing::require;
+use clasp_data::text::shell_path;
 use clasp_pretrain::{Control, PretrainRecipe, PretrainSummary, train_on_ranks};
 use clasp_run::Local;
 
@@ -67,13 +68,13 @@ pub fn run(common: &GlobalOptions, arguments: &PretrainArguments) -> Result<Outc
         counted(summary.images, "image"),
         duration(summary.run.seconds),
         summary.backbone.display(),
-        folder.display()
+        shell_path(&folder)
     );
     if !summary.run.finished {
         text = format!(
             "stopped after step {}; resume with: clasp pretrain --resume {}",
             summary.run.steps,
-            folder.display()
+            shell_path(&folder)
         );
     }
     print_result(common.json, &summary, &text)?;

@@ -1,6 +1,7 @@
 //! `clasp synth`.
 
 use anyhow::Result;
+use clasp_data::text::shell_path;
 use clasp_synth::{SynthConfig, write_dataset};
 
 use super::print_result;
@@ -39,7 +40,8 @@ pub fn run(common: &GlobalOptions, arguments: &SynthArguments) -> Result<Outcome
     );
     let out = arguments.out.display();
     if arguments.unlabeled > 0 {
-        text.push_str(&format!("\nnext: clasp label {out}/unlabeled --out labels"));
+        let unlabeled = shell_path(&arguments.out.join("unlabeled"));
+        text.push_str(&format!("\nnext: clasp label {unlabeled} --out labels"));
     }
     text.push_str(&format!(
         "\n--data {out} is for reid, attributes, parsing and pose"

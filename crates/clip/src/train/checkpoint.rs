@@ -69,7 +69,8 @@ pub(super) fn save(
 ///
 /// The file is damaged or no checkpoint, or is of another recipe, model or phrases.
 pub(super) fn restore(path: &Path, trainer: &mut ClipTrainer) -> Result<(), ClipTrainError> {
-    let (state, fields) = checkpoint::read(path)?;
+    let (state, fields) =
+        checkpoint::read(path).map_err(|error| checkpoints::damaged(path, &error))?;
     let metadata = CheckpointMetadata::new(path, &fields);
     let hint = "expected a checkpoint that this version of `clasp clip train` wrote";
     metadata.expect("format", FORMAT, hint)?;

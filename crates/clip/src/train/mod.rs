@@ -198,7 +198,9 @@ fn open(
         checkpoint::restore(path, &mut trainer)?;
     }
     let config = &trainer.config;
-    let run = RunFolder::begin(existing, folder, &config.run_toml(control.device_name))?;
+    let run_toml = config.run_toml(control.device_name);
+    let steps = [trainer.step, config.steps() as u64];
+    let run = RunFolder::begin(existing, folder, &run_toml, steps)?;
     let resumed = checkpoint.map(|path| (trainer.step, path));
     let (every, keep) = (config.run.save_every, config.run.keep_checkpoints);
     let checkpoints = CheckpointSchedule::new(folder, every, keep, resumed);

@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use crate::missing::MissingPath;
+use crate::text::shell_path;
 
 /// Why labels cannot be written or read.
 #[derive(Debug, thiserror::Error)]
@@ -14,7 +15,7 @@ pub enum LabelError {
     #[error(transparent)]
     Missing(#[from] MissingPath),
     /// A folder without label files.
-    #[error("{}: no label files (*.parquet) here\nhint: `clasp label IMAGES --out {}` makes them", folder.display(), folder.display())]
+    #[error("{}: no label files (*.parquet) here\nhint: `clasp label IMAGES --out {}` makes them", folder.display(), shell_path(folder))]
     Empty {
         /// The folder.
         folder: PathBuf,

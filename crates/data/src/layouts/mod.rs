@@ -22,6 +22,7 @@ use std::fmt;
 use std::path::{Path, PathBuf};
 
 use crate::mat::{MatError, MatFile};
+use crate::text::shell_word;
 
 /// Why a dataset cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -30,8 +31,8 @@ pub enum LayoutError {
     /// Nothing of this layout in the usual places.
     #[error(
         "`{folder}` holds no {layout}\n  expected {expected}\n  looked for: {}\n\
-         hint: `clasp data check {folder}` lists the layouts that it recognizes; docs/data.md describes all",
-        places(.tried)
+         hint: `clasp data check {}` lists the layouts that it recognizes; docs/data.md describes all",
+        places(.tried), shell_word(.folder)
     )]
     NotFound {
         /// The folder that was given.

@@ -506,7 +506,7 @@ impl PretrainRecipe {
     ///
     /// The folder holds no run, or its recipe cannot be read.
     pub fn of_run(folder: &Path, overrides: &[String]) -> Result<Self> {
-        let (text, path) = folder::recipe_of(folder)?;
+        let (text, path) = folder::recipe_of_command(folder, "pretrain")?;
         Ok(Self::parse(&text, &path.display().to_string(), overrides)?.with_windows_of_run())
     }
 

@@ -137,7 +137,8 @@ pub fn restore<T: Objective>(
     trainer: &mut FinetuneTrainer<T>,
     examples: usize,
 ) -> Result<LoopState, TaskError> {
-    let (state, fields) = checkpoint::read(path)?;
+    let (state, fields) =
+        checkpoint::read(path).map_err(|error| checkpoints::damaged(path, &error))?;
     let metadata = CheckpointMetadata::new(path, &fields);
     let hint = "expected a checkpoint that this version of `clasp finetune` wrote";
     metadata.expect("format", FORMAT, hint)?;

@@ -22,7 +22,7 @@ use std::path::{Path, PathBuf};
 
 use clasp_model::optim::Rule;
 use clasp_model::prompt::PromptWeights;
-use clasp_run::folder::recipe_of;
+use clasp_run::folder::recipe_of_command;
 use clasp_run::recipe::{self, Auto};
 use clasp_run::{Machine, RunHeader, check};
 use serde::{Deserialize, Serialize};
@@ -337,12 +337,12 @@ where
         Ok(recipe::parse(text, place, overrides)?)
     }
 
-    /// The recipe of the run in `folder`.
+    /// The recipe of the run of a task in `folder`.
     ///
     /// # Errors
-    /// The folder holds no run, or its recipe cannot be read.
-    pub fn of_run(folder: &Path, overrides: &[String]) -> Result<Self, TaskError> {
-        let (text, path) = recipe_of(folder)?;
+    /// The folder holds no run, or one of another task, or its recipe cannot be read.
+    pub fn of_run(folder: &Path, task: &str, overrides: &[String]) -> Result<Self, TaskError> {
+        let (text, path) = recipe_of_command(folder, &command_of(task))?;
         Self::parse(&text, &path.display().to_string(), overrides)
     }
 
@@ -530,7 +530,7 @@ impl<C: Serialize> FinetunePlan<C> {
     /// Text of the run's `run.toml`: the resolved recipe below a header.
     pub fn run_toml(&self, task: &str, examples: usize, device: &str) -> String {
         let header = RunHeader {
-            command: &format!("finetune {task}"),
+            command: &command_of(task),
             version: env!("CARGO_PKG_VERSION"),
             seed: self.recipe.seed,
             device,
@@ -540,4 +540,9 @@ impl<C: Serialize> FinetunePlan<C> {
         };
         header.with_recipe(&recipe::to_toml(&self.recipe))
     }
+}
+
+/// The command that fine-tunes for a task, without the program's name.
+fn command_of(task: &str) -> String {
+    format!("finetune {task}")
 }

@@ -323,7 +323,7 @@ fn open<T: TrainingExamples + Evaluate>(
     let plan = &trainer.plan;
     let run_toml = plan.run_toml(T::NAME, examples, control.device_name);
     let run = writes
-        .then(|| RunFolder::begin(existing, folder, &run_toml))
+        .then(|| RunFolder::begin(existing, folder, &run_toml, [trainer.step, plan.steps]))
         .transpose()?;
     let resumed = checkpoint.map(|path| (trainer.step, path));
     let keep = plan.recipe.run.keep_checkpoints;

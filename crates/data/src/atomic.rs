@@ -12,7 +12,8 @@ use fs_err as fs;
 ///
 /// Whoever looks at `path` sees the old content or the new, never a part of it, whatever happens
 /// in between (a kill, a full disk, an error of `write`). After an error the temporary file is
-/// removed; after a kill it stays, hidden and ending in `.tmp`, until [`remove_abandoned`].
+/// removed; after a kill it stays, hidden and ending in `.tmp`, until [`remove_abandoned_of`] or
+/// [`remove_abandoned`].
 ///
 /// # Errors
 /// What `write` returned, or the error of the file system, which names the file.
@@ -58,7 +59,7 @@ impl NewFile {
     /// ([`file_to_write`]).
     pub fn create(path: &Path) -> io::Result<Self> {
         let path = file_to_write(path)?;
-        let (file, temporary) = temporary(&path)?;
+        let (file, temporary) = temporary(&path, create_new)?;
         Ok(Self {
             out: BufWriter::with_capacity(1 << 18, file),
             temporary,
@@ -247,7 +248,19 @@ pub fn remove_abandoned(folder: &Path) -> io::Result<()> {
     remove_abandoned_where(folder, |_| true)
 }
 
-/// As [`remove_abandoned`], of those files whose names (or, of long ones, their beginnings) are
+/// As [`remove_abandoned`], of the file `path` alone: others of its folder may be at work there.
+///
+/// # Errors
+/// As [`remove_abandoned`].
+pub fn remove_abandoned_of(path: &Path) -> io::Result<()> {
+    let Some(name) = path.file_name() else {
+        return Ok(());
+    };
+    let name = name.to_string_lossy();
+    remove_abandoned_where(folder_of(path), |of| of == name_in_temporary(&name))
+}
+
+/// As [`remove_abandoned`], of those files whose names, as [`name_in_temporary`] has them, are
 /// `ours`.
 ///
 /// # Errors
@@ -267,8 +280,14 @@ pub fn remove_abandoned_where(folder: &Path, ours: impl Fn(&str) -> bool) -> io:
             true => count >= COUNT.load(Ordering::Relaxed),
             false => !is_running(process, &entry)?,
         };
-        if abandoned && entry.file_type()?.is_file() {
+        if !abandoned {
+            continue;
+        }
+        let kind = entry.file_type()?;
+        if kind.is_file() {
             fs::remove_file(entry.path())?;
+        } else if kind.is_dir() {
+            fs::remove_dir_all(entry.path())?;
         }
     }
     Ok(())
@@ -291,30 +310,65 @@ const MOST_OF_A_NAME: usize = 200;
 /// Temporary files of this process so far.
 static COUNT: AtomicU64 = AtomicU64::new(0);
 
-/// Opens `.name.process-count.tmp` beside `path`: two processes, or two threads, never share one.
-fn temporary(path: &Path) -> io::Result<(fs::File, PathBuf)> {
+/// The part of a file's name that the names of its temporary files have: all of it, but of a long
+/// one the beginning, as most file systems take 255 bytes a name, and some count UTF-16 units.
+pub fn name_in_temporary(name: &str) -> &str {
+    &name[..name.floor_char_boundary(MOST_OF_A_NAME)]
+}
+
+/// Makes `.name.process-count.tmp` beside `path`: two processes, or two threads, never share one.
+fn temporary<T>(path: &Path, make: impl Fn(&Path) -> io::Result<T>) -> io::Result<(T, PathBuf)> {
     let name = path.file_name().ok_or_else(|| {
         let message = format!("`{}` does not name a file", path.display());
         io::Error::new(io::ErrorKind::InvalidInput, message)
     })?;
     let process = std::process::id();
-    // Most file systems take 255 bytes a name, and some count UTF-16 units: a long one is cut.
     let name = name.to_string_lossy();
-    let mut end = name.len().min(MOST_OF_A_NAME);
-    while !name.is_char_boundary(end) {
-        end -= 1;
-    }
-    let name = &name[..end];
+    let name = name_in_temporary(&name);
     loop {
         let count = COUNT.fetch_add(1, Ordering::Relaxed);
-        let name = format!(".{name}.{process}-{count}.tmp");
-        let temporary = path.with_file_name(name);
-        let mut options = fs::OpenOptions::new();
-        match options.write(true).create_new(true).open(&temporary) {
+        let temporary = path.with_file_name(format!(".{name}.{process}-{count}.tmp"));
+        match make(&temporary) {
             // Left by an earlier process that had this one's number.
             Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
             result => return Ok((result?, temporary)),
         }
+    }
+}
+
+/// Begins a new file.
+fn create_new(path: &Path) -> io::Result<fs::File> {
+    let mut options = fs::OpenOptions::new();
+    options.write(true).create_new(true).open(path)
+}
+
+/// A folder beside a file, for files that are needed on the way to it. It is removed when dropped,
+/// and after a kill as a temporary file of that file is.
+#[derive(Debug)]
+pub struct TemporaryFolder {
+    path: PathBuf,
+}
+
+impl TemporaryFolder {
+    /// A new folder beside `file`.
+    ///
+    /// # Errors
+    /// That of the file system.
+    pub fn beside(file: &Path) -> io::Result<Self> {
+        let ((), path) = temporary(file, |path| fs::create_dir(path))?;
+        Ok(Self { path })
+    }
+
+    /// Where it is.
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for TemporaryFolder {
+    fn drop(&mut self) {
+        // What is left is of no use, and the first error is the one to report.
+        let _ = fs::remove_dir_all(&self.path);
     }
 }
 
@@ -326,13 +380,18 @@ fn owner(name: &str) -> Option<(&str, u32, u64)> {
     Some((of, process.parse().ok()?, count.parse().ok()?))
 }
 
+/// The folder that a file is in.
+fn folder_of(path: &Path) -> &Path {
+    match path.parent() {
+        Some(folder) if folder != Path::new("") => folder,
+        _ => Path::new("."),
+    }
+}
+
 /// Makes the name of a file durable, after it was made or renamed. Not every file system can; then
 /// the name is lost only where the whole system goes down.
 pub fn sync_folder(path: &Path) {
-    let folder = match path.parent() {
-        Some(folder) if folder != Path::new("") => folder,
-        _ => Path::new("."),
-    };
+    let folder = folder_of(path);
     if let Ok(folder) = fs::File::open(folder) {
         let _ = folder.sync_all();
     }
@@ -456,6 +515,30 @@ mod tests {
         begun.finish().unwrap();
         assert!(folder.path().join("b").exists());
         remove_abandoned(&folder.path().join("absent")).unwrap();
+    }
+
+    #[test]
+    fn what_was_left_of_one_file_or_folder_goes_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let long = "x".repeat(255);
+        let left = |name: &str| at(&format!(".{}.{}-0.tmp", name_in_temporary(name), u32::MAX));
+        for name in ["a.npy", "a.npy0", "a.npy.keys.txt", &long] {
+            fs::write(left(name), b"").unwrap();
+        }
+        fs::create_dir(left("m.onnx")).unwrap();
+        fs::write(left("m.onnx").join("model.onnx"), b"").unwrap();
+        for name in ["a.npy", &long, "m.onnx"] {
+            remove_abandoned_of(&at(name)).unwrap();
+            assert!(!left(name).exists() || !Path::new("/proc/self").exists());
+        }
+        assert!(left("a.npy0").exists() && left("a.npy.keys.txt").exists());
+        let own = TemporaryFolder::beside(&at("m.onnx")).unwrap();
+        remove_abandoned_of(&at("m.onnx")).unwrap();
+        let path = own.path().to_owned();
+        assert!(path.is_dir());
+        drop(own);
+        assert!(!path.exists());
     }
 
     #[test]

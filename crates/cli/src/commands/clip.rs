@@ -20,7 +20,7 @@ use clasp_run::folder::RECIPE_FILE;
 use clasp_synth::Style;
 use clasp_weights::clip::{OPEN_CLIP, save_clip};
 
-use super::{EventPrinter, Input, beside, check_data, check_replaces_none, print_result};
+use super::{EventPrinter, Input, beside, check_data, claim_outputs, print_result};
 use crate::args::{ClipCommand, ClipScoreArguments, ClipTrainArguments, GlobalOptions};
 use crate::progress::{Meter, say};
 use crate::{Outcome, device, interrupt, mini};
@@ -45,7 +45,7 @@ fn train_clip(common: &GlobalOptions, arguments: &ClipTrainArguments) -> Result<
     let (out, seed) = (&arguments.out, arguments.seed);
     if let Some(from) = &arguments.from {
         let written = out.join(OPEN_CLIP[0]);
-        check_replaces_none(&[("--out", &written)], &[Input::Files(Path::new(from))])?;
+        claim_outputs(&[("--out", &written)], &[Input::Files(Path::new(from))])?;
     }
     let device = device::pick(common.device.as_deref())?;
     if let Some(photos) = &arguments.photos {

@@ -10,7 +10,7 @@ use clasp_weights::import;
 use serde_json::json;
 
 use super::config_lines::config_lines;
-use super::{Input, check_replaces_none, print_result};
+use super::{Input, claim_outputs, print_result};
 use crate::Outcome;
 use crate::args::{GlobalOptions, ImportArguments};
 use crate::progress::warn;
@@ -28,7 +28,7 @@ pub fn run(common: &GlobalOptions, arguments: &ImportArguments) -> Result<Outcom
         lenient: arguments.lenient,
     };
     let file = hub::existing_or_fetched(&arguments.file, &HubOptions::from_env())?;
-    check_replaces_none(&[("-o", &arguments.out)], &[Input::Model(&file)])?;
+    claim_outputs(&[("-o", &arguments.out)], &[Input::Model(&file)])?;
     let mut imported = import::import(&file, &options, &Device::flex())?;
     let meta = &mut imported.meta;
     if let Some([height, width]) = arguments.size {

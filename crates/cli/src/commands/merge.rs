@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail, ensure};
 use clasp_data::atomic::atomic_write;
+use clasp_data::missing::require;
 use clasp_tasks::embed::merge_features;
 use fs_err as fs;
 use serde_json::{Value, json};
 
-use super::{Input, check_replaces_none, check_writable, print_result};
+use super::{Input, check_writable, claim_outputs, print_result};
 use crate::Outcome;
 use crate::args::{GlobalOptions, MergeArguments};
 
@@ -19,6 +20,7 @@ pub fn run(common: &GlobalOptions, arguments: &MergeArguments) -> Result<Outcome
     let out = &arguments.out;
     check_writable(out)?;
     for part in &arguments.parts {
+        require(part, "a part that `clasp embed` or `clasp predict` wrote")?;
         // Parts are read twice, and a pipe gives its content once.
         ensure!(
             fs::metadata(part)?.is_file(),
@@ -31,7 +33,7 @@ pub fn run(common: &GlobalOptions, arguments: &MergeArguments) -> Result<Outcome
             part.display(),
             out.display()
         );
-        check_replaces_none(&[("--out", out)], &[Input::Files(part)])?;
+        claim_outputs(&[("--out", out)], &[Input::Files(part)])?;
     }
     let is_lines = out.extension().is_some_and(|ending| ending == "jsonl");
     let (rows, files) = match is_lines {

@@ -38,7 +38,7 @@ mod synth;
 use events::EventPrinter;
 use inputs::{check_data, one_or_all, open_images, part_of};
 use outputs::{
-    Input, beside, check_replaces_none, check_writable, first_replaced, print_result, print_text,
+    Input, beside, check_writable, claim_outputs, first_replaced, print_result, print_text,
 };
 
 /// Runs the command with the number of threads that was asked for.

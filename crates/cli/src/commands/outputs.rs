@@ -6,7 +6,7 @@ use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
-use clasp_data::atomic::file_to_write;
+use clasp_data::atomic::{file_to_write, remove_abandoned_of};
 use clasp_data::source::Source;
 use clasp_data::text::printable;
 use clasp_weights::backbone::{backbone_file, backbone_parts};
@@ -94,16 +94,20 @@ pub fn first_replaced<T>(
     })
 }
 
-/// Checks that none of the files to write, each with its option, is one that is read.
-pub fn check_replaces_none(files: &[(&str, &Path)], inputs: &[Input]) -> Result<()> {
+/// Checks that none of the files to write, each with its option, is one that is read, and removes
+/// temporary files of them that killed processes left.
+pub fn claim_outputs(files: &[(&str, &Path)], inputs: &[Input]) -> Result<()> {
     let paths = files.iter().map(|file| (file, file.1.to_owned()));
-    match first_replaced(paths, inputs) {
-        None => Ok(()),
-        Some(((option, path), _, found)) => bail!(
+    if let Some(((option, path), _, found)) = first_replaced(paths, inputs) {
+        bail!(
             "{option} {}: expected a file to write, found {found}\nhint: choose another name",
             path.display()
-        ),
+        );
     }
+    for (_, path) in files {
+        remove_abandoned_of(path)?;
+    }
+    Ok(())
 }
 
 /// `path` with `suffix` after its name: another file of the same folder, and another for every
@@ -175,8 +179,7 @@ mod tests {
         }
         std::os::unix::fs::symlink(at("apart.png"), at("photos/b.png")).unwrap();
         let photos = Source::open(at("photos").to_str().unwrap()).unwrap();
-        let check =
-            |name: &str| check_replaces_none(&[("--out", &at(name))], &[Input::Images(&photos)]);
+        let check = |name: &str| claim_outputs(&[("--out", &at(name))], &[Input::Images(&photos)]);
         for name in [
             "photos/a.png",
             "photos/../photos/a.png",
@@ -213,7 +216,7 @@ mod tests {
         fs_err::write(at("hub/model.safetensors.index.json"), index).unwrap();
         let (run, file, hub) = (at("run"), at("run/model.safetensors"), at("hub"));
         let (part, data) = (at("part.parquet"), at("data/below/.."));
-        let check = |name: &str, input| check_replaces_none(&[("--out", &at(name))], &[input]);
+        let check = |name: &str, input| claim_outputs(&[("--out", &at(name))], &[input]);
         for (name, input, found) in [
             ("run/model.safetensors", Input::Model(&run), "the model"),
             ("run/model.safetensors", Input::Model(&file), "the model"),
@@ -261,7 +264,7 @@ mod tests {
         fs_err::write(at("q"), "").unwrap();
         fs_err::create_dir(at("below")).unwrap();
         let check = |part: &str, out: &str| {
-            check_replaces_none(&[("--out", &at(out))], &[Input::Files(&at(part))])
+            claim_outputs(&[("--out", &at(out))], &[Input::Files(&at(part))])
         };
         assert!(check("q", "below/../q").is_err());
         check("q", "below").unwrap();

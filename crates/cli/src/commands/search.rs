@@ -18,7 +18,7 @@ use clasp_tasks::retrieve::{
 use clasp_tasks::searcher::Searcher;
 use serde_json::json;
 
-use super::{Input, check_replaces_none, check_writable, open_images, print_result};
+use super::{Input, check_writable, claim_outputs, open_images, print_result};
 use crate::args::{GlobalOptions, SearchArguments};
 use crate::progress::{Meter, counted, warn};
 use crate::{Outcome, device, interrupt};
@@ -167,7 +167,7 @@ fn check_outputs(arguments: &SearchArguments, images: [&Source; 2]) -> Result<()
     let mut read = images.map(Input::Images).to_vec();
     read.push(Input::Model(&arguments.model));
     read.extend(arguments.gallery_features.as_deref().map(Input::Files));
-    check_replaces_none(&written, &read)
+    claim_outputs(&written, &read)
 }
 
 /// Features from a file of `clasp embed`, with the places of their images in the gallery.

@@ -24,7 +24,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc;
 use std::time::Instant;
 
-use clasp_data::atomic::{FolderLock, remove_abandoned_where};
+use clasp_data::atomic::{FolderLock, name_in_temporary, remove_abandoned_where};
 use clasp_data::image::Limits;
 use clasp_data::labels::{self, Labels, StoreMeta};
 use clasp_data::source::{Shard, Source, UnreadableImages, too_many_unreadable};
@@ -295,15 +295,19 @@ impl<L: Labeler> LabelRun<'_, L> {
     ) -> Result<(), Error> {
         let shards = self.source.shards();
         let pieces_folder = self.pieces_folder();
-        let files: Vec<String> = (shards.iter())
-            .map(|shard| labels::shard_file(&shard.name))
+        // Those of other shards may be another machine's, which is at work on them.
+        let names = |name: String| name_in_temporary(&labels::shard_file(&name)).to_owned();
+        let whole: BTreeSet<String> = { shards.iter() }
+            .map(|shard| names(shard.name.clone()))
+            .collect();
+        let of_pieces: Vec<String> = { shards.iter() }
+            .map(|shard| names(format!("{}@", shard.name)))
             .map(|name| name.trim_end_matches(".parquet").to_owned())
             .collect();
-        for folder in [&self.options.folder, &pieces_folder] {
-            remove_abandoned_where(folder, |of| {
-                files.iter().any(|file| of.starts_with(file.as_str()))
-            })?;
-        }
+        remove_abandoned_where(&self.options.folder, |of| whole.contains(of))?;
+        remove_abandoned_where(&pieces_folder, |of| {
+            of_pieces.iter().any(|piece| of.starts_with(piece.as_str()))
+        })?;
         let finished: BTreeSet<String> = labels::finished_shards(&self.options.folder, self.meta)?;
         let pieces: BTreeSet<String> = labels::finished_shards(&pieces_folder, self.meta)?;
         for shard in shards {

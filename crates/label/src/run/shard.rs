@@ -1,5 +1,6 @@
 //! Shards of labels on disk: whole files, and pieces of shards that are not whole yet.
 
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::Path;
 
@@ -93,16 +94,16 @@ impl OpenShard {
     }
 }
 
-/// Removes an empty folder of pieces. Must not be called while other jobs may write there.
+/// Removes the folder of pieces, unless it has pieces or temporary files, which are of other jobs.
 pub(super) fn remove_empty(pieces: &Path) -> Result<(), Error> {
     if !pieces.is_dir() {
         return Ok(());
     }
     for entry in fs_err::read_dir(pieces)? {
-        if entry?
-            .path()
+        let path = entry?.path();
+        if path
             .extension()
-            .is_some_and(|extension| extension == "parquet")
+            .is_some_and(|extension| extension == "parquet" || extension == "tmp")
         {
             return Ok(());
         }
@@ -113,7 +114,7 @@ pub(super) fn remove_empty(pieces: &Path) -> Result<(), Error> {
 /// Removes a file if it exists.
 pub(super) fn remove(path: &Path) -> std::io::Result<()> {
     match fs_err::remove_file(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(()),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
         result => result,
     }
 }

@@ -7,6 +7,7 @@ use crate::testing::{files, images, labeler};
 use burn::tensor::Device;
 use clasp_data::labels::{LabelError, Store};
 use clasp_data::source::TINY;
+use fs_err as fs;
 use std::time::Duration;
 
 const CONTINUE: fn(LabelProgress<'_>) -> ControlFlow<()> = |_| ControlFlow::Continue(());
@@ -458,6 +459,34 @@ fn a_folder_that_cannot_be_written_is_an_error_that_names_it() {
     )
     .unwrap_err();
     assert!(error.to_string().contains("file"), "{error}");
+}
+
+/// Those of `NAME0`, at which another machine may be at work, once went with those of `NAME`.
+#[test]
+fn temporary_files_of_shards_with_longer_names_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let source = images(&folder.path().join("images"), 1, 4);
+    let out = folder.path().join("labels");
+    let pieces = out.join(PIECES);
+    fs::create_dir_all(&pieces).unwrap();
+    let shard = &source.shards()[0].name;
+    let left = |name: &str| format!(".{}.{}-0.tmp", labels::shard_file(name), u32::MAX);
+    let [own, other] = [shard.clone(), format!("{shard}0")].map(|name| out.join(left(&name)));
+    let [own_piece, other_piece] = [
+        format!("{shard}@00000-00002"),
+        format!("{shard}0@00000-00002"),
+    ]
+    .map(|name| pieces.join(left(&name)));
+    for file in [&own, &other, &own_piece, &other_piece] {
+        fs::write(file, b"").unwrap();
+    }
+    let options = LabelRunConfig::new(&out, 1);
+    let labeler = labeler(&LabelConfig::default());
+    run(&source, &labeler, &options, &mut { CONTINUE }).unwrap();
+    assert!(other.exists() && other_piece.exists());
+    if Path::new("/proc/self").exists() {
+        assert!(!own.exists() && !own_piece.exists());
+    }
 }
 
 /// Sorted as text, 90,000 labeled images of a tar file with 150,000 used to be dropped when a run was resumed.

@@ -19,6 +19,7 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
 use clasp_data::source::{ReadFailure, Source, UnreadableImages};
+use clasp_data::text::printable;
 use fs_err as fs;
 use serde_json::{Map, Value, json};
 
@@ -81,8 +82,12 @@ impl Partial {
         let mut whole = 0;
         let length = self.file.metadata()?.len();
         let mut lines = BufReader::new(self.file.try_clone()?);
-        if let Some(first) = next(&mut lines)? {
+        if let Some(first) = next(&mut lines, &self.path)? {
             if first.value != *asked {
+                // Work that ended before its first result, as with a wrong folder, is not to be kept.
+                if first.value.get("clasp").is_some() && next(&mut lines, &self.path)?.is_none() {
+                    return self.begin(asked);
+                }
                 let (what, was, is) = difference(&first.value, asked);
                 bail!(
                     "{}: holds other work, which was stopped: {what} was {was}, now it is {is}\n\
@@ -91,10 +96,10 @@ impl Partial {
                 );
             }
             whole += first.text.len();
-            while let Some(StoredLine { text, value }) = next(&mut lines)? {
+            while let Some(StoredLine { text, value }) = next(&mut lines, &self.path)? {
                 let (item, text, value) = match value["again"].as_u64() {
                     // A kill between the two lines: the image is still to be tried.
-                    Some(item) => match next(&mut lines)? {
+                    Some(item) => match next(&mut lines, &self.path)? {
                         Some(line) => (item as usize, [text, line.text].concat(), line.value),
                         None => break,
                     },
@@ -126,12 +131,19 @@ impl Partial {
                 self.path.display()
             );
         }
+        if whole == 0 {
+            return self.begin(asked);
+        }
         self.file.set_len(whole as u64)?;
         self.file.seek(SeekFrom::Start(whole as u64))?;
-        if whole == 0 {
-            writeln!(self.file, "{asked}")?;
-        }
         Ok(())
+    }
+
+    /// Begins the file.
+    fn begin(&mut self, asked: &Value) -> Result<()> {
+        self.file.set_len(0)?;
+        self.file.seek(SeekFrom::Start(0))?;
+        Ok(writeln!(self.file, "{asked}")?)
     }
 
     /// Counts the result of an image, the next one or a retried one.
@@ -291,11 +303,11 @@ impl Partial {
         };
         self.file.seek(SeekFrom::Start(0))?;
         let mut lines = BufReader::new(&mut self.file);
-        next(&mut lines)?;
+        next(&mut lines, &self.path)?;
         let mut count = 0;
-        while let Some(line) = next(&mut lines)? {
+        while let Some(line) = next(&mut lines, &self.path)? {
             if line.value["again"].is_u64() {
-                next(&mut lines)?;
+                next(&mut lines, &self.path)?;
                 continue;
             }
             let StoredLine { text, value } = later.remove(&count).unwrap_or(line);
@@ -319,10 +331,10 @@ impl Partial {
         let mut later = BTreeMap::new();
         self.file.seek(SeekFrom::Start(0))?;
         let mut lines = BufReader::new(&mut self.file);
-        next(&mut lines)?;
-        while let Some(line) = next(&mut lines)? {
+        next(&mut lines, &self.path)?;
+        while let Some(line) = next(&mut lines, &self.path)? {
             if let Some(item) = line.value["again"].as_u64()
-                && let Some(line) = next(&mut lines)?
+                && let Some(line) = next(&mut lines, &self.path)?
             {
                 later.insert(item as usize, line);
             }
@@ -350,23 +362,6 @@ impl Partial {
     }
 }
 
-/// Removes temporary files that killed processes left of the file `out` and of those whose names
-/// begin with its own, as `F.npy.keys.txt`.
-///
-/// # Errors
-///
-/// The folder cannot be read, or a file cannot be removed.
-pub fn remove_abandoned_of(out: &Path) -> Result<()> {
-    let folder = match out.parent() {
-        Some(folder) if !folder.as_os_str().is_empty() => folder,
-        _ => Path::new("."),
-    };
-    let name = out.file_name().unwrap_or_default().to_string_lossy();
-    Ok(clasp_data::atomic::remove_abandoned_where(folder, |of| {
-        of.starts_with(&*name)
-    })?)
-}
-
 /// A line of the file.
 struct StoredLine {
     /// Its bytes, with the line break.
@@ -374,8 +369,12 @@ struct StoredLine {
     value: Value,
 }
 
-/// The next line; none behind the last whole one.
-fn next(lines: &mut impl BufRead) -> Result<Option<StoredLine>> {
+/// The next line; none behind the last whole one, as a kill may have left the last one short.
+///
+/// # Errors
+///
+/// A whole line is no JSON: it was damaged later, and what follows is not to be lost.
+fn next(lines: &mut impl BufRead, path: &Path) -> Result<Option<StoredLine>> {
     let mut text = Vec::new();
     lines
         .read_until(b'\n', &mut text)
@@ -383,8 +382,16 @@ fn next(lines: &mut impl BufRead) -> Result<Option<StoredLine>> {
     if text.last() != Some(&b'\n') {
         return Ok(None);
     }
-    let value = serde_json::from_slice(&text).ok();
-    Ok(value.map(|value| StoredLine { text, value }))
+    let value = serde_json::from_slice(&text).with_context(|| {
+        let start: String = String::from_utf8_lossy(&text).chars().take(60).collect();
+        format!(
+            "{}: expected lines of JSON, found `{}`\n\
+             hint: remove the file to start again, or that line and all after it to keep those before",
+            path.display(),
+            printable(start.trim_end())
+        )
+    })?;
+    Ok(Some(StoredLine { text, value }))
 }
 
 /// The first field in which two objects differ, with both values.
@@ -523,8 +530,55 @@ mod tests {
         assert_eq!((partial.done, values(&mut partial)), (1, vec![7]));
         drop(partial);
         let path = folder.path().join("out.partial");
-        fs::write(&path, "notes of the user").unwrap();
-        refused(&asked, &images, "found something else");
-        assert_eq!(fs::read_to_string(&path).unwrap(), "notes of the user");
+        for (notes, said) in [
+            ("notes of the user", "found something else"),
+            ("notes\n", "found `notes`"),
+        ] {
+            fs::write(&path, notes).unwrap();
+            refused(&asked, &images, said);
+            assert_eq!(fs::read_to_string(&path).unwrap(), notes);
+        }
+    }
+
+    /// Once it was cut with all that followed.
+    #[test]
+    fn a_damaged_line_is_an_error_and_nothing_is_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = source(folder.path(), &["a", "b", "c"]);
+        let (out, asked) = (folder.path().join("out"), json!({"clasp": "1"}));
+        let mut partial = Partial::open(&out, &asked, &images).unwrap();
+        partial.put(&images, vec![result(7), result(8)]).unwrap();
+        drop(partial);
+        let path = folder.path().join("out.partial");
+        let damaged = fs::read_to_string(&path)
+            .unwrap()
+            .replace("\"a\",", "\"a\"");
+        fs::write(&path, &damaged).unwrap();
+        let error = Partial::open(&out, &asked, &images).err().unwrap();
+        assert!(
+            error.to_string().contains("found `{\"image\":\"a\""),
+            "{error}"
+        );
+        assert_eq!(fs::read_to_string(&path).unwrap(), damaged);
+    }
+
+    /// A wrong setting that stopped the work before its first result once kept its place for good.
+    #[test]
+    fn work_without_a_result_makes_room_for_other_work() {
+        let folder = tempfile::tempdir().unwrap();
+        let images = source(folder.path(), &["a", "b"]);
+        let out = folder.path().join("out");
+        let asked = |draw: &str| json!({"clasp": "1", "draw": draw});
+        drop(Partial::open(&out, &asked("a file"), &images).unwrap());
+        let mut partial = Partial::open(&out, &asked("pictures"), &images).unwrap();
+        partial.put(&images, vec![result(7)]).unwrap();
+        drop(partial);
+        assert!(Partial::open(&out, &asked("other"), &images).is_err());
+        assert_eq!(
+            Partial::open(&out, &asked("pictures"), &images)
+                .unwrap()
+                .done,
+            1
+        );
     }
 }

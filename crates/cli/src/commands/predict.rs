@@ -8,7 +8,7 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
-use anyhow::{Result, anyhow, bail};
+use anyhow::{Context as _, Result, anyhow, bail};
 use burn::tensor::Device;
 use clasp_data::atomic::remove_abandoned;
 use clasp_data::image::{Limits, encode_png};
@@ -24,9 +24,9 @@ use fs_err as fs;
 use serde_json::{Value, json};
 
 use super::load_model::load;
-use super::partial::{self, Partial, remove_abandoned_of};
+use super::partial::{self, Partial};
 use super::{
-    Input, check_replaces_none, check_writable, first_replaced, one_or_all, open_images, part_of,
+    Input, check_writable, claim_outputs, first_replaced, one_or_all, open_images, part_of,
     print_result,
 };
 use crate::args::{GlobalOptions, PredictArguments};
@@ -69,14 +69,19 @@ fn predict<T: DownstreamTask>(
             T::NAME
         );
     }
-    remove_abandoned_of(&arguments.out)?;
     let all_images = open_images(&arguments.images, arguments.keep_going)?;
     let source = part_of(&all_images, arguments.shard);
     let mut read = vec![Input::Images(&all_images), Input::Model(&arguments.model)];
     read.extend(arguments.detector.as_deref().map(Input::Model));
-    check_replaces_none(&[("--out", &arguments.out)], &read)?;
+    claim_outputs(&[("--out", &arguments.out)], &read)?;
     if let Some(folder) = &arguments.draw {
         check_drawn_elsewhere(folder, &source, &all_images)?;
+        fs::create_dir_all(folder).with_context(|| {
+            format!(
+                "--draw {}: expected a folder for pictures",
+                folder.display()
+            )
+        })?;
         remove_half_drawn(folder, &source)?;
     }
     let mut asked = json!({

@@ -84,9 +84,29 @@ fn predictions_resume_after_a_stop() {
         &predict("p.jsonl", &["--set", "threshold=0.4"]),
         &["p.jsonl.partial", "set was", "remove the file"],
     );
+    let killed = [".p.jsonl.4294967295-0.tmp", ".p.jsonl2.4294967295-0.tmp"];
+    for name in killed {
+        fs::write(at.join(name), "").expect("a file");
+    }
     done(at, &predict("p.jsonl", &["--keep-going"]));
     assert!(fs::read(at.join("p.jsonl")).expect("predictions") == expected);
     assert!(!partial.exists());
+    // That of another file may be one that is being written.
+    assert_eq!(killed.map(|name| at.join(name).exists()), [false, true]);
+
+    // Nothing was done, so nothing is kept that another --draw would be refused for.
+    fs::write(at.join("file"), "").expect("a file");
+    let drawn_to_file = ["--out", "d.jsonl", "--draw", "file"];
+    let arguments = [
+        &["predict", "attributes", "people", "--model", "model"][..],
+        &drawn_to_file,
+    ];
+    refused(
+        at,
+        &arguments.concat(),
+        &["--draw file: expected a folder for pictures"],
+    );
+    assert!(!at.join("d.jsonl.partial").exists());
 
     // Jobs that each do a part of the images.
     for (out, part) in [("0.jsonl", "0/3"), ("1.jsonl", "1/3"), ("2.jsonl", "2/3")] {

@@ -1,6 +1,6 @@
 //! Evaluation of re-identification: mAP, CMC, mINP, re-ranking and same-person thresholds.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -21,7 +21,7 @@ use crate::TaskError;
 use crate::features::{Preprocess, read_image};
 use crate::probe::FrozenEvaluation;
 use crate::task::check::setting;
-use crate::task::evaluation::{PredictionScores, WrongResult, check_row, count_note, mismatch};
+use crate::task::evaluation::{PredictionScores, WrongResult, check_row, mismatch};
 use crate::task::{
     Evaluate, Evaluation, FinetunedModel, ScoreRequest, SplitChoice, Task, TaskScores,
 };
@@ -298,6 +298,7 @@ impl Evaluate for ReidTask {
         let places: HashMap<&str, usize> = { data.gallery.iter().enumerate() }
             .map(|(place, crop)| (crop.name.as_str(), place))
             .collect();
+        let queries: HashSet<&str> = data.query.iter().map(|crop| &*crop.name).collect();
         let mut rankings: HashMap<String, Vec<usize>> = HashMap::new();
         let mut short = 0;
         for (number, line) in (1..)
@@ -309,6 +310,10 @@ impl Evaluate for ReidTask {
                 let expected = format!("{}: {{\"query\": NAME, \"gallery\": [NAME, …]}}", at());
                 mismatch(predictions, expected, error)
             })?;
+            if !queries.contains(&*line.query) {
+                let expected = format!("{}: the name of a query image", at());
+                return Err(mismatch(predictions, expected, format!("`{}`", line.query)));
+            }
             let mut seen = BTreeSet::new();
             let mut ranking = Vec::with_capacity(line.gallery.len());
             for name in &line.gallery {
@@ -323,14 +328,26 @@ impl Evaluate for ReidTask {
                 ranking.push(place);
             }
             short += usize::from(ranking.len() < data.gallery.len());
+            if rankings.contains_key(&line.query) {
+                let expected = format!("{}: one ranking for each query", at());
+                return Err(mismatch(
+                    predictions,
+                    expected,
+                    format!("another of `{}`", line.query),
+                ));
+            }
             rankings.insert(line.query, ranking);
         }
-        let missing: Vec<String> = { data.query.iter() }
-            .filter(|crop| !rankings.contains_key(&crop.name))
-            .map(|crop| crop.name.clone())
-            .collect();
-        let of = |crop: &ReidImage| rankings.get(&crop.name).cloned().unwrap_or_default();
-        let orders: Vec<Vec<usize>> = data.query.iter().map(of).collect();
+        // Without its ranking a query would get that of the order of files.
+        let orders = { data.query.iter() }
+            .map(|crop| {
+                rankings.get(&crop.name).cloned().ok_or_else(|| {
+                    let expected = format!("a ranking for each of {} queries", data.query.len());
+                    let found = format!("{}, none of `{}`", rankings.len(), crop.name);
+                    mismatch(predictions, expected, found)
+                })
+            })
+            .collect::<Result<Vec<Vec<usize>>, TaskError>>()?;
         let pairs = |crops: &[ReidImage]| -> Vec<[i64; 2]> {
             crops
                 .iter()
@@ -339,7 +356,7 @@ impl Evaluate for ReidTask {
         };
         let metrics =
             reid::evaluate_rankings(&pairs(&data.query), &pairs(&data.gallery), &orders, RANKS)?;
-        let mut notes = Vec::from_iter(count_note("queries have no ranking", &missing));
+        let mut notes = Vec::new();
         if short > 0 {
             notes.push(format!(
                 "{short} rankings do not name the whole gallery: the other images come after those named, in the order of \
@@ -414,5 +431,24 @@ mod tests {
             error.contains("line 1: names of gallery images") && error.contains("`x.png`"),
             "{error}"
         );
+        // Once a missing query was ranked by the order of files, and of two rankings the last counted.
+        let line = "{\"query\": \"q.png\", \"gallery\": [\"a.png\"]}\n";
+        for (lines, said) in [
+            (
+                "\n".to_owned(),
+                "a ranking for each of 1 queries, found 0, none of `q.png`",
+            ),
+            (
+                line.repeat(2),
+                "line 2: one ranking for each query, found another of `q.png`",
+            ),
+            (
+                line.replace("q.png", "b.png"),
+                "line 1: the name of a query image, found `b.png`",
+            ),
+        ] {
+            let error = score(&lines).unwrap_err().to_string();
+            assert!(error.contains(said), "{error}");
+        }
     }
 }

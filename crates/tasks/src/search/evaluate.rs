@@ -1,6 +1,6 @@
 //! Evaluation of person search: mAP, top-k, and how well people are detected.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::ops::Range;
 use std::path::Path;
 
@@ -192,7 +192,8 @@ fn lines(
     frames: &[Vec<DetectedPerson>],
     queries: &[Vec<f32>],
 ) -> Result<String, TaskError> {
-    let name = |frame: usize| file_name(&eval.test[frame].path);
+    let names = frame_names(eval);
+    let name = |frame: usize| names[frame].as_str();
     let mut lines = format!("{}\n", json!({"config": config}));
     for (index, found) in frames.iter().enumerate() {
         let boxes: Vec<[f64; 4]> = found.iter().map(|one| one.bbox).collect();
@@ -233,6 +234,27 @@ fn lines(
     Ok(lines)
 }
 
+/// The path of a test frame in its dataset.
+fn frame_path(eval: &SearchDataset, frame: usize) -> &Path {
+    let path = &eval.test[frame].path;
+    path.strip_prefix(&eval.root).unwrap_or(path)
+}
+
+/// The names of the test frames in predictions: those of their files, or where two of these are the
+/// same the paths in the dataset.
+fn frame_names(eval: &SearchDataset) -> Vec<String> {
+    let frames = 0..eval.test.len();
+    let names: Vec<String> = { frames.clone() }
+        .map(|frame| file_name(&eval.test[frame].path))
+        .collect();
+    match names.iter().collect::<HashSet<_>>().len() == names.len() {
+        true => names,
+        false => { frames }
+            .map(|frame| frame_path(eval, frame).display().to_string())
+            .collect(),
+    }
+}
+
 /// The queries that a frame shows: their numbers among all, and their boxes.
 fn queries_of(eval: &SearchDataset, frame: usize) -> impl Iterator<Item = (usize, [f64; 4])> + '_ {
     { eval.queries.iter().enumerate() }
@@ -270,7 +292,7 @@ impl Evaluate for SearchTask {
 
     fn unit_text(eval: &SearchDataset, unit: usize) -> String {
         let queries: Vec<(usize, [f64; 4])> = queries_of(eval, unit).collect();
-        format!("{} {queries:?}", file_name(&eval.test[unit].path))
+        format!("{} {queries:?}", frame_path(eval, unit).display())
     }
 
     fn results_of_batch(
@@ -394,18 +416,19 @@ impl Evaluate for SearchTask {
             mut queries,
         } = SearchPredictions::read(predictions)?;
         let data = open(request.data, &config)?;
-        let name = |frame: usize| file_name(&data.test[frame].path);
+        let names = frame_names(&data);
+        let name = |frame: usize| names[frame].as_str();
         let lacks = |what: String| mismatch(predictions, what, "none");
         let found = (0..data.test.len())
             .map(|frame| {
-                let found = frames.remove(&name(frame));
+                let found = frames.remove(name(frame));
                 found.ok_or_else(|| lacks(format!("a line of frame `{}`", name(frame))))
             })
             .collect::<Result<Vec<_>, _>>()?;
         let queries = { data.queries.iter() }
             .map(|query| {
                 let of = name(query.frame);
-                let queries = queries.remove(&(query.person, of.clone()));
+                let queries = queries.remove(&(query.person, of.to_owned()));
                 queries.ok_or_else(|| lacks(format!("a line of query {} of `{of}`", query.person)))
             })
             .collect::<Result<Vec<_>, _>>()?;
@@ -494,7 +517,10 @@ impl SearchPredictions {
                         embedding,
                     });
                 }
-                frames.insert(frame.frame, found);
+                let name = format!("another line of frame `{}`", frame.frame);
+                if frames.insert(frame.frame, found).is_some() {
+                    return Err(wrong(name));
+                }
             } else {
                 let query: QueryLine = serde_json::from_value(value).map_err(failed)?;
                 if *length.get_or_insert(query.embedding.len()) != query.embedding.len() {
@@ -503,7 +529,11 @@ impl SearchPredictions {
                         query.embedding.len()
                     )));
                 }
-                queries.insert((query.person, query.of), query.embedding);
+                let name = format!("another line of query {} of `{}`", query.person, query.of);
+                let key = (query.person, query.of);
+                if queries.insert(key, query.embedding).is_some() {
+                    return Err(wrong(name));
+                }
             }
         }
         config.embedding_dim = length.unwrap_or(config.embedding_dim);
@@ -572,5 +602,59 @@ mod tests {
         assert_eq!(first(&config), "c.jpg");
         config.context_boxes = 0;
         assert_eq!(first(&config), "b.jpg");
+    }
+
+    /// Frames of one name in two folders were once one frame in `clasp score search`.
+    #[test]
+    fn frames_of_one_name_in_two_folders_are_scored_each_by_its_own() {
+        const PERSON: [f64; 4] = [10.0, 10.0, 40.0, 80.0];
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        let text = r#"{"images": [{"id": 1, "file_name": "a/1.jpg", "width": 200, "height": 100},
+              {"id": 2, "file_name": "b/1.jpg", "width": 200, "height": 100}],
+            "annotations": [{"id": 1, "image_id": 1, "bbox": [10, 10, 40, 80], "pid": 1},
+              {"id": 2, "image_id": 2, "bbox": [10, 10, 40, 80], "pid": 1}]}"#;
+        for split in ["train", "test"] {
+            fs_err::write(at(&format!("instances_{split}.json")), text).unwrap();
+        }
+        let config = SearchConfig {
+            embedding_dim: 2,
+            ..SearchConfig::default()
+        };
+        let eval = open(folder.path(), &config).unwrap();
+        let frame = |embedding: [f32; 2]| {
+            vec![DetectedPerson {
+                bbox: PERSON,
+                score: 1.0,
+                embedding: embedding.to_vec(),
+            }]
+        };
+        let frames = [frame([1.0, 0.0]), frame([0.0, 1.0])];
+        let queries = vec![vec![1.0, 0.0]; eval.queries.len()];
+        let text = lines(&config, &eval, &frames, &queries).unwrap();
+        for name in ["images/a/1.jpg", "images/b/1.jpg"] {
+            assert!(text.contains(&format!("\"frame\":\"{name}\"")), "{text}");
+        }
+        let score = |text: &str| {
+            fs_err::write(at("found.jsonl"), text).unwrap();
+            SearchTask::score(
+                &ScoreRequest {
+                    data: folder.path(),
+                    split: &SplitChoice::Test,
+                    predictions: &at("found.jsonl"),
+                    threshold: 0.5,
+                },
+                &config,
+            )
+        };
+        let map = score(&text).unwrap().scores.value("mAP").unwrap();
+        let own = scores_of(&config, &eval, &frames, &queries).unwrap();
+        assert_eq!(map, own.value("mAP").unwrap());
+        let again = format!("{text}{}", text.lines().nth(1).unwrap());
+        let error = score(&again).unwrap_err().to_string();
+        assert!(
+            error.contains("another line of frame `images/a/1.jpg`"),
+            "{error}"
+        );
     }
 }

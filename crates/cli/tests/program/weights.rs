@@ -165,6 +165,10 @@ fn a_backbone_leaves_as_a_folder_of_the_hub_and_comes_back() {
         inspected.contains("256x128 (height x width)"),
         "{inspected}"
     );
+    fs_err::create_dir(at.join("run")).expect("a folder");
+    fs_err::write(at.join("run/run.toml"), "seed = 1\n").expect("a file");
+    let arguments = ["export", "hub", &model, "-o", "run", "--drop-adapter"];
+    refused(at, &arguments, &["--out run", "found that of a run"]);
     // transformers' form of the same.
     let library = [
         "--library",
@@ -244,13 +248,15 @@ fn a_backbone_and_its_heads_leave_as_onnx() {
     };
     let printed = words(&export(&[
         "--outputs",
-        "pooled,pyramid",
+        // The map is also the last of the pyramid.
+        "pooled,tokens,map,pyramid,pooled",
         "--prompt",
         "input",
     ]));
     for expected in [
         "input images: f32 [batch, 3, 64, 32]",
         "input prompt_weights: f32 [1, 3]",
+        "output map: f32 [batch, ",
         "output stage4: f32 [batch, ",
         "checked on 4 synthetic people: largest difference",
     ] {

@@ -287,6 +287,15 @@ impl Objective for SearchTask {
         }
     }
 
+    fn missing_in_outputs(&self) -> Option<&'static str> {
+        match self.config.head {
+            SearchHeadKind::TwoStage => Some(
+                "the second stage, which finds the boxes and embeddings of the regions that the first proposes",
+            ),
+            SearchHeadKind::OneStage => None,
+        }
+    }
+
     fn loss(
         &self,
         head: &SearchHead,

@@ -48,6 +48,11 @@ pub trait Objective: Task {
     /// The outputs of the head before decoding, by name: for other programs.
     fn outputs(&self, head: &Self::Head, features: Features) -> Vec<(String, Output)>;
 
+    /// What [`Objective::outputs`] lack of the task; none if a prediction needs no more than to decode them.
+    fn missing_in_outputs(&self) -> Option<&'static str> {
+        None
+    }
+
     /// The loss of a batch; batch statistics and memories, which have no gradient, are collected in
     /// `training`.
     fn loss(

@@ -27,6 +27,7 @@ use std::path::{Path, PathBuf};
 
 use burn::module::Module;
 use burn::tensor::{Device, Tensor, TensorData};
+use clasp_data::atomic::{TemporaryFolder, file_to_write};
 use clasp_model::layers::Rng;
 use clasp_model::prompt::{PROMPTS, PromptWeights};
 use fs_err as fs;
@@ -153,7 +154,7 @@ pub fn export<M: Module>(
     options: &OnnxOptions,
 ) -> Result<OnnxExport, OnnxError> {
     // A device or pipe is refused before the work; data lies beside the file, not beside a link to it.
-    let path = &*clasp_data::atomic::file_to_write(path)?;
+    let path = &*file_to_write(path)?;
     let graph = trace::trace(network, forward, options.batch, options.size, PROMPTS.len())?;
     let mut model = model(&graph, options)?;
     drop(graph);
@@ -164,8 +165,11 @@ pub fn export<M: Module>(
     let beside = format!("{}.data", name.to_string_lossy());
     let data = move_outside(&mut model, options.external, &beside);
 
-    let folder = Temporary::new(path)?;
-    let (file, data_file) = (folder.0.join("model.onnx"), folder.0.join(&beside));
+    let folder = TemporaryFolder::beside(path)?;
+    let (file, data_file) = (
+        folder.path().join("model.onnx"),
+        folder.path().join(&beside),
+    );
     if let Some(data) = &data {
         write(&data_file, data)?;
     }
@@ -465,26 +469,6 @@ fn write(path: &Path, bytes: &[u8]) -> io::Result<()> {
     let mut file = fs::File::create(path)?;
     file.write_all(bytes)?;
     file.sync_all()
-}
-
-/// A folder beside a file that goes when it is dropped.
-struct Temporary(PathBuf);
-
-impl Temporary {
-    fn new(path: &Path) -> io::Result<Self> {
-        let mut name = path.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.tmp", std::process::id()));
-        let folder = path.with_file_name(name);
-        fs::create_dir(&folder)?;
-        Ok(Self(folder))
-    }
-}
-
-impl Drop for Temporary {
-    fn drop(&mut self) {
-        // What is left is of no use, and the first error is the one to report.
-        let _ = fs::remove_dir_all(&self.0);
-    }
 }
 
 #[cfg(test)]

@@ -49,10 +49,12 @@ fn features(
     prompt_weights: Tensor<2>,
 ) -> Vec<(String, Output)> {
     let features = backbone.forward(images, prompt_weights, None);
-    let tokens = features.map.flatten::<3>(2, 3).swap_dims(1, 2);
+    let tokens = features.map.clone().flatten::<3>(2, 3).swap_dims(1, 2);
     let mut outputs = vec![
         ("pooled".to_owned(), features.pooled.into()),
         ("tokens".to_owned(), tokens.into()),
+        // Of most backbones the last map of the pyramid, which once failed as a second output.
+        ("map".to_owned(), features.map.into()),
     ];
     for (stage, map) in features.pyramid.into_iter().enumerate() {
         outputs.push((format!("stage{}", stage + 1), map.into()));

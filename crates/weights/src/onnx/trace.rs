@@ -3,7 +3,7 @@
 //! A recording knows concrete sizes only. A network of any batch is recorded twice, with two
 //! batches: a size that differs is a multiple of the batch, all else must agree.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use burn::backend::Capture;
 use burn::backend::Slice;
@@ -140,7 +140,9 @@ pub(super) fn trace<M: Module>(
             let outputs = forward(&network, images, prompt_weights);
             let ids: Vec<Option<TensorId>> =
                 outputs.iter().map(|(_, output)| output.id()).collect();
-            let completed = scope.complete([], ids.iter().flatten().copied());
+            // One tensor may be two outputs, as the last map of a pyramid is the map.
+            let unique: BTreeSet<TensorId> = ids.iter().flatten().copied().collect();
+            let completed = scope.complete([], unique);
             let named = outputs
                 .iter()
                 .map(|(name, _)| name.clone())

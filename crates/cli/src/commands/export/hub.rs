@@ -6,12 +6,13 @@ use anyhow::{Context, Result, ensure};
 use burn::tensor::Device;
 use clasp_metrics::Metric;
 use clasp_model::prompt::{IDENTITY, PromptWeights};
+use clasp_run::folder::RECIPE_FILE;
 use clasp_weights::export::{CardMetrics, HubLibrary, ModelCard, export_hub, folded};
 use clasp_weights::finetuned;
 use clasp_weights::import::{ImportOptions, import};
 use serde::Deserialize;
 
-use super::super::{Input, check_replaces_none, print_result};
+use super::super::{Input, claim_outputs, print_result};
 use super::messages::{no_prompts, written_text};
 use crate::Outcome;
 use crate::args::{ExportHubArguments, GlobalOptions, HubFolder};
@@ -19,7 +20,12 @@ use crate::args::{ExportHubArguments, GlobalOptions, HubFolder};
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &ExportHubArguments) -> Result<Outcome> {
     let written = arguments.out.join("model.safetensors");
-    check_replaces_none(&[("--out", &written)], &[Input::Model(&arguments.model)])?;
+    ensure!(
+        !arguments.out.join(RECIPE_FILE).exists(),
+        "--out {}: expected a folder for the export, found that of a run\nhint: choose another folder",
+        arguments.out.display()
+    );
+    claim_outputs(&[("--out", &written)], &[Input::Model(&arguments.model)])?;
     let options = ImportOptions {
         size: arguments.size,
         ..ImportOptions::default()

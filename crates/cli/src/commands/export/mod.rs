@@ -28,7 +28,7 @@ use serde_json::json;
 
 use self::messages::{no_prompts, written_text};
 use super::load_model::load;
-use super::{Input, check_replaces_none, open_images, print_result};
+use super::{Input, check_writable, claim_outputs, open_images, print_result};
 use crate::Outcome;
 use crate::args::{
     ExportCommand, ExportOnnxArguments, ExportPrecision, ExportSafetensorsArguments, GlobalOptions,
@@ -48,7 +48,7 @@ pub fn run(common: &GlobalOptions, arguments: &ExportCommand) -> Result<Outcome>
 }
 
 fn safetensors(common: &GlobalOptions, arguments: &ExportSafetensorsArguments) -> Result<Outcome> {
-    check_replaces_none(
+    claim_outputs(
         &[("--out", &arguments.out)],
         &[Input::Model(&arguments.model)],
     )?;
@@ -151,10 +151,13 @@ struct Facts {
     origin: String,
     /// The default prompt weights, and their name.
     mix: (String, PromptWeights),
+    /// What its outputs lack of the task.
+    missing: Option<&'static str>,
 }
 
 fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outcome> {
-    check_replaces_none(
+    check_writable(&arguments.out)?;
+    claim_outputs(
         &[("--out", &arguments.out)],
         &[Input::Model(&arguments.model)],
     )?;
@@ -171,11 +174,15 @@ fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outco
         return with_task!(task, T => onnx_of_task::<T>(common, arguments));
     }
     let device = Device::flex();
-    let mut wanted = arguments.outputs.clone();
+    let mut wanted = Vec::new();
+    for output in &arguments.outputs {
+        if !wanted.contains(output) {
+            wanted.push(*output);
+        }
+    }
     if wanted.is_empty() {
         wanted.push(OnnxOutput::Pooled);
     }
-    wanted.dedup();
     let wants = |output| wanted.contains(&output);
     let identity = ("identity".to_owned(), PromptWeights::single(IDENTITY));
     let (network, facts) = if wants(OnnxOutput::Part) || wants(OnnxOutput::Attribute) {
@@ -203,6 +210,7 @@ fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outco
             licenses: Vec::new(),
             origin: format!("student of {}", made.path.display()),
             mix: identity,
+            missing: None,
         };
         let network = ExportedNetwork {
             backbone: made.backbone,
@@ -223,6 +231,7 @@ fn onnx(common: &GlobalOptions, arguments: &ExportOnnxArguments) -> Result<Outco
             licenses: meta.licenses,
             origin: meta.origin,
             mix: identity,
+            missing: None,
         };
         (network, facts)
     };
@@ -251,6 +260,7 @@ fn onnx_of_task<T: Objective>(
         licenses: model.meta.licenses,
         origin: format!("{} fine-tuned for {}", arguments.model.display(), T::NAME),
         mix: ("the model's own".to_owned(), model.prompt),
+        missing: model.task.missing_in_outputs(),
     };
     let task = model.task;
     let fold = |(backbone, head): (Backbone, T::Head), mix| (backbone.fold(mix), head);
@@ -353,8 +363,16 @@ fn write_onnx<M: Module>(
             data.display()
         ));
     }
+    if let Some(missing) = facts.missing {
+        text.push_str(&format!("not in the file: {missing}\n"));
+    }
     text.push_str(&format!("written to {}", arguments.out.display()));
-    let value = json!({ "out": arguments.out, "prompt": mix, "exported": exported });
+    let value = json!({
+        "out": arguments.out,
+        "prompt": mix,
+        "missing": facts.missing,
+        "exported": exported,
+    });
     print_result(common.json, &value, &text)?;
     Ok(Outcome::Done)
 }

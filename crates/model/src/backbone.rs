@@ -647,6 +647,15 @@ impl Backbone {
         self.num_params()
     }
 
+    /// Whether its features depend on prompt weights: without an adapter they do not.
+    pub fn has_prompts(&self) -> bool {
+        let adapter = match self {
+            Self::Swin(swin) => &swin.config().adapter,
+            Self::Vit(vit) => &vit.config().adapter,
+        };
+        *adapter != Adapter::None
+    }
+
     /// The same backbone with prompt weights folded into its parameters, for export: it ignores the
     /// prompt weights of [`Backbone::forward`], and its configuration's adapter is
     /// [`Adapter::folded`].

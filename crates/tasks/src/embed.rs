@@ -363,7 +363,8 @@ impl FeatureFile {
     }
 }
 
-fn keys_file(path: &Path) -> PathBuf {
+/// The file of the images' keys beside an array of features, `FILE.keys.txt`.
+pub fn keys_file(path: &Path) -> PathBuf {
     let mut keys = path.as_os_str().to_owned();
     keys.push(".keys.txt");
     PathBuf::from(keys)

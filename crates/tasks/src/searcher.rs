@@ -75,6 +75,15 @@ impl Searcher {
         Ok(Self::Backbone(extractor, preprocess))
     }
 
+    /// Whether its features depend on a prompt.
+    pub fn has_prompts(&self) -> bool {
+        let backbone = match self {
+            Self::Reid(model) => &model.backbone,
+            Self::Backbone(extractor, _) => extractor.backbone(),
+        };
+        backbone.has_prompts()
+    }
+
     /// What its features come from.
     pub fn origin(&self) -> FeatureOrigin {
         let (backbone, prompt) = match self {

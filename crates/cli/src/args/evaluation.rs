@@ -7,7 +7,7 @@ use clap::builder::PossibleValue;
 use clap::{Args, ValueEnum};
 use clasp_tasks::TaskKind;
 
-use super::values::{MatrixPrecision, count, shard, size};
+use super::values::{MatrixPrecision, cosine, count, fraction, shard, size};
 
 /// A task with a published metric; the list is [`TaskKind`]'s.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -97,7 +97,7 @@ pub struct ScoreArguments {
     #[arg(long)]
     pub split: Option<String>,
     /// Probability above which an attribute counts as predicted
-    #[arg(long, default_value_t = 0.5)]
+    #[arg(long, default_value_t = 0.5, value_parser = fraction)]
     pub threshold: f32,
     /// Set a key of `[task]` that the predictions depend on, such as task.classes=ccp_parts
     #[arg(long = "set", value_name = "KEY=VALUE")]
@@ -174,7 +174,7 @@ pub struct SearchArguments {
     pub rows: usize,
     /// Lowest cosine similarity of a match. Matches above the threshold of `clasp eval reid
     /// --calibrate` are marked as the same person
-    #[arg(long, default_value_t = -1.0, allow_negative_numbers = true)]
+    #[arg(long, default_value_t = -1.0, allow_negative_numbers = true, value_parser = cosine)]
     pub threshold: f32,
     /// Height x width [default: that of the model]
     #[arg(long, value_parser = size)]

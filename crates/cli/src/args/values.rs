@@ -21,9 +21,26 @@ pub fn count(from: usize, to: usize) -> RangedU64ValueParser<usize> {
     RangedU64ValueParser::new().range(from as u64..=to as u64)
 }
 
+/// A number from 0 to 1.
+pub fn fraction(text: &str) -> Result<f32, String> {
+    number(text, [0.0, 1.0])
+}
+
+/// A cosine similarity, from -1 to 1.
+pub fn cosine(text: &str) -> Result<f32, String> {
+    number(text, [-1.0, 1.0])
+}
+
+fn number(text: &str, [from, to]: [f32; 2]) -> Result<f32, String> {
+    let value = text.parse().ok();
+    let value = value.filter(|value| (from..=to).contains(value));
+    value.ok_or_else(|| format!("expected a number from {from} to {to}, found `{text}`"))
+}
+
 /// `HEIGHTxWIDTH`.
 pub fn size(text: &str) -> Result<[usize; 2], String> {
-    let expected = || format!("expected HEIGHTxWIDTH such as 256x128, found `{text}`");
+    let expected =
+        || format!("expected HEIGHTxWIDTH, each from 1 to 4096, such as 256x128, found `{text}`");
     let (height, width) = text.split_once('x').ok_or_else(expected)?;
     let side = |text: &str| match text.parse::<usize>() {
         Ok(side) if (1..=4096).contains(&side) => Ok(side),

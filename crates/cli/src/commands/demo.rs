@@ -19,6 +19,7 @@ use clasp_data::labels::{AttributeConfig, AttributeRule, Calibration, LabelRef, 
 use clasp_data::layouts::reid::ReidDataset;
 use clasp_data::rng_for;
 use clasp_data::source::Source;
+use clasp_data::text::shell_path;
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
 use clasp_label::show::{color, overlay};
@@ -103,9 +104,10 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
     }
 
     say(common, "3/5 pre-training");
+    let quoted = |path: &Path| toml::Value::from(&*path.to_string_lossy());
     let mut overrides = vec![
-        format!("data.images={:?}", images.to_string_lossy()),
-        format!("data.labels={:?}", labels.to_string_lossy()),
+        format!("data.images={}", quoted(&images)),
+        format!("data.labels={}", quoted(&labels)),
         format!("seed={}", arguments.seed),
     ];
     overrides.extend(arguments.set.iter().cloned());
@@ -165,14 +167,17 @@ fn demo(common: &GlobalOptions, arguments: &DemoArguments) -> Result<bool> {
 
     let text = format!(
         "{}\n\nreport: {}\n\nsearch these people, correct labels and see the curves in a browser:\n  \
-         clasp serve --model {out}/run --gallery {out}/people/unlabeled --labels {out}/labels --runs {out}\n\n\
+         clasp serve --model {run} --gallery {gallery} --labels {labels} --runs {out}\n\n\
          with your own photos of people, one person a picture:\n  \
          clasp label PHOTOS --clip openai/clip-vit-base-patch16 --out labels\n  \
          clasp label show labels PHOTOS\n  \
          clasp pretrain mini --set data.images='\"PHOTOS\"' --set data.labels='\"labels\"'",
         table_text(&results),
         path.display(),
-        out = out.display(),
+        run = shell_path(&run),
+        gallery = shell_path(&people.join("unlabeled")),
+        labels = shell_path(&labels),
+        out = shell_path(out),
     );
     super::print_result(common.json, &metrics, &text)?;
     say(

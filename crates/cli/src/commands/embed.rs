@@ -8,7 +8,7 @@ use base64::Engine as _;
 use base64::prelude::BASE64_STANDARD;
 use clasp_data::source::Source;
 use clasp_model::prompt::{IDENTITY, PromptWeights};
-use clasp_tasks::embed::{FeatureFile, embed_some};
+use clasp_tasks::embed::{FeatureFile, embed_some, keys_file};
 use clasp_tasks::reid::ReidTask;
 use clasp_tasks::searcher::Searcher;
 use clasp_tasks::task::Task as _;
@@ -16,21 +16,21 @@ use clasp_tasks::{Batching, PassProgress, TaskError};
 use clasp_weights::finetuned::read_meta;
 use serde_json::{Map, Value, json};
 
-use super::partial::{self, Partial, remove_abandoned_of};
-use super::{
-    Input, check_replaces_none, check_writable, one_or_all, open_images, part_of, print_result,
-};
+use super::partial::{self, Partial};
+use super::{Input, check_writable, claim_outputs, one_or_all, open_images, part_of, print_result};
 use crate::args::{EmbedArguments, GlobalOptions};
-use crate::progress::{Meter, counted, say};
+use crate::progress::{Meter, counted, say, warn};
 use crate::{Outcome, device, interrupt};
 
 /// Runs the command.
 pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome> {
     check_writable(&arguments.out)?;
-    remove_abandoned_of(&arguments.out)?;
     let all_images = open_images(&arguments.images, arguments.keep_going)?;
-    check_replaces_none(
-        &[("--out", &arguments.out)],
+    claim_outputs(
+        &[
+            ("--out", &arguments.out),
+            ("--out", &keys_file(&arguments.out)),
+        ],
         &[Input::Images(&all_images), Input::Model(&arguments.model)],
     )?;
     let source = part_of(&all_images, arguments.shard);
@@ -49,6 +49,13 @@ pub fn run(common: &GlobalOptions, arguments: &EmbedArguments) -> Result<Outcome
         let prompt = prompt.unwrap_or_else(|| PromptWeights::single(IDENTITY));
         Searcher::of_backbone(path, size, prompt, precision, &device)?
     };
+    if let Some(prompt) = &arguments.prompt
+        && !searcher.has_prompts()
+    {
+        warn(&format!(
+            "--prompt {prompt}: the model has no prompts, so it changes nothing"
+        ));
+    }
     let origin = searcher.origin();
     let mut asked = json!({
         "clasp": env!("CARGO_PKG_VERSION"),

@@ -22,7 +22,7 @@ use clasp_weights::import::load_backbone;
 use serde::Serialize;
 use serde_json::json;
 
-use super::{Input, calibrate, check_data, check_replaces_none, check_writable, print_result};
+use super::{Input, calibrate, check_data, check_writable, claim_outputs, print_result};
 use crate::args::{EvalArguments, GlobalOptions};
 use crate::progress::{Meter, warn, warning};
 use crate::{Outcome, device, interrupt};
@@ -85,7 +85,7 @@ pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome>
         Input::Model(&arguments.model),
     ];
     read.extend(arguments.shards.iter().map(|shard| Input::Files(shard)));
-    check_replaces_none(&written, &read)?;
+    claim_outputs(&written, &read)?;
     for path in &arguments.shards {
         require(path, "results of `clasp eval --shard`")?;
     }
@@ -122,6 +122,13 @@ pub fn run(common: &GlobalOptions, arguments: &EvalArguments) -> Result<Outcome>
     let device = device::pick(common.device.as_deref())?;
     let mut model = Model::load(&arguments.model, arguments.size, &device)?;
     model.precision = device::precision(common, arguments.precision, &device)?;
+    if let Some(prompt) = &arguments.prompt
+        && !model.backbone.has_prompts()
+    {
+        warn(&format!(
+            "--prompt {prompt}: the model has no prompts, so it changes nothing"
+        ));
+    }
     let mixes = match arguments.prompt.as_deref() {
         None => vec![default_mix(task)],
         Some("all") => {

@@ -11,6 +11,7 @@ use clasp_data::labels::{
     AttributeConfig, Calibration, Correction, LabelError, METHOD_TRUTH, Store,
 };
 use clasp_data::source::Source;
+use clasp_data::text::{shell_path, shell_word};
 use clasp_data::vocabulary::Vocabulary;
 use clasp_label::accuracy::accuracy;
 use clasp_label::check::check;
@@ -24,7 +25,7 @@ use clasp_model::clip::Dense;
 use clasp_model::prompt::{PART, PromptWeights};
 use clasp_weights::import::load_backbone;
 
-use super::{Input, check_replaces_none, open_images, print_result};
+use super::{Input, check_writable, claim_outputs, open_images, print_result};
 use crate::args::{GlobalOptions, LabelAction, LabelArguments, LabelRunArguments};
 use crate::progress::{Meter, counted, duration, rate, say, warn};
 use crate::{Outcome, device, interrupt, mini};
@@ -46,6 +47,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             count,
             seed,
         }) => {
+            check_writable(out)?;
             let store = Store::open(labels)?;
             let calibration = calibration(labels, &store)?;
             let options = ContactSheetConfig {
@@ -54,7 +56,7 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
                 ..ContactSheetConfig::default()
             };
             let images = open_images(&[images], false)?;
-            check_replaces_none(
+            claim_outputs(
                 &[("--out", out)],
                 &[Input::Images(&images), Input::Files(labels)],
             )?;
@@ -70,7 +72,10 @@ pub fn run(common: &GlobalOptions, arguments: &LabelArguments) -> Result<Outcome
             };
             clasp_data::atomic_write(out, |file| file.write_all(&bytes))
                 .with_context(|| format!("writing {}", out.display()))?;
-            say(common, &format!("wrote {}", out.display()));
+            match common.json {
+                true => print_result(true, &serde_json::json!({ "file": out }), "")?,
+                false => say(common, &format!("wrote {}", out.display())),
+            }
             Ok(Outcome::Done)
         }
         Some(LabelAction::Check { labels, images }) => {
@@ -174,6 +179,17 @@ fn label(common: &GlobalOptions, arguments: &LabelRunArguments) -> Result<Outcom
     let (false, Some(out)) = (arguments.images.is_empty(), &arguments.out) else {
         anyhow::bail!("clasp label needs IMAGES and --out");
     };
+    let place = |path: &Path| fs_err::canonicalize(path).ok();
+    if let Some(own) = place(out)
+        && let Some(images) = { arguments.images.iter() }
+            .find(|images| place(Path::new(images)).as_ref() == Some(&own))
+    {
+        anyhow::bail!(
+            "--out {}: expected a folder for labels, found that of the images {images}\n\
+             hint: choose another folder",
+            out.display()
+        );
+    }
     let source = open_images(&arguments.images, arguments.keep_going)?;
     let device = device::pick(common.device.as_deref())?;
     let mut options = LabelRunConfig::new(out, device::threads(common.threads));
@@ -300,13 +316,13 @@ fn describe(report: &LabelRunReport, arguments: &LabelRunArguments, out: &Path) 
         text.push_str("\nstopped; run the same command to resume");
     } else {
         let images = match &arguments.images[..] {
-            [one] if one != "-" => one,
-            _ => "IMAGES",
+            [one] if one != "-" => shell_word(one),
+            _ => "IMAGES".to_owned(),
         };
         let _ = write!(
             text,
             "\nlook at them: clasp label show {0} {images}; clasp label stats {0}",
-            out.display()
+            shell_path(out)
         );
     }
     text

@@ -44,7 +44,10 @@ pub fn run(common: &GlobalOptions, arguments: &RecipesArguments) -> Result<Outco
         bail!("{name}: expected one of {}{near}", names.join(", "));
     };
     if !arguments.keys {
-        print_text(recipe)?;
+        match common.json {
+            true => print_result(true, &toml::from_str::<Value>(recipe)?, "")?,
+            false => print_text(recipe)?,
+        }
         return Ok(Outcome::Done);
     }
     let keys = keys_of(name)?;
@@ -115,6 +118,51 @@ mod tests {
                 keys.iter().any(|(key, _)| key == "run.batch"),
                 "{name}: {keys:?}"
             );
+        }
+    }
+
+    /// Keys of pre-training with the values of two recipes, as docs/recipes.md has them.
+    fn documented(recipe: &str) -> std::collections::BTreeMap<String, String> {
+        let column = ["demo", "mini"].iter().position(|name| *name == recipe);
+        let mut section = String::new();
+        let mut keys = std::collections::BTreeMap::new();
+        for line in include_str!("../../../../docs/recipes.md").lines() {
+            if let Some(title) = line.strip_prefix("## ") {
+                section = match title
+                    .strip_prefix("`[")
+                    .and_then(|title| title.strip_suffix("]`"))
+                {
+                    Some(name) => format!("{name}."),
+                    None => String::new(),
+                };
+            }
+            let cells: Vec<&str> = line.split('|').map(str::trim).collect();
+            let key = { cells.get(1) }.and_then(|key| key.strip_prefix('`')?.strip_suffix('`'));
+            if let (Some(key), 8) = (key, cells.len()) {
+                let own = cells[4 + column.unwrap()];
+                let value = if own.is_empty() { cells[3] } else { own };
+                keys.insert(format!("{section}{key}"), plain(value));
+            }
+        }
+        keys
+    }
+
+    /// A value without quotes, numbers in one spelling.
+    fn plain(value: &str) -> String {
+        let value = value.replace(['"', '`', ' '], "");
+        match value.parse::<f64>() {
+            Ok(number) => number.to_string(),
+            Err(_) if value == "empty" => String::new(),
+            Err(_) => value,
+        }
+    }
+
+    #[test]
+    fn the_document_has_every_key_of_pre_training_and_its_values() {
+        for recipe in ["demo", "mini"] {
+            let keys = keys_of(recipe).unwrap();
+            let keys = keys.into_iter().map(|(key, value)| (key, plain(&value)));
+            assert_eq!(documented(recipe), keys.collect(), "{recipe}");
         }
     }
 }

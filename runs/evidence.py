@@ -9,8 +9,10 @@
 Each arm and seed writes TABLE/ARM/seed-N.json below OUT, or below --results DIR, and a later run skips what exists. The
 results behind docs/results.md are in docs/evidence: with --results docs/evidence a run adds the arms and seeds that are
 missing, with --existing it adds none. A file that was made with other settings, another recipe or another clasp-mini is
-an error: take another folder, or remove the file. Without --write the tables go to standard output. Seeds below 100 are for the final tables; choose
-recipes and prompts with seeds from 100 on, whose people are others.
+an error: take another folder, or remove the file. People, labels and runs in OUT, which results are made from, are made
+anew where other settings, recipes, data or another commit of the program made them. Without --write the tables go to
+standard output. Seeds below 100 are for the final tables; choose recipes and prompts with seeds from 100 on, whose people
+are others.
 
 Tables:
   main           arms on synthetic people, frozen backbone, equal steps
@@ -30,7 +32,6 @@ Standard library only. Tests: python3 -m unittest discover -s runs
 import argparse
 import dataclasses
 import functools
-import hashlib
 import json
 import os
 import pathlib
@@ -43,9 +44,11 @@ import time
 
 import finetune
 from paired import RULE, between_markers, cell, claim, difference_cell, differences, prose, table
+from provenance import ROOT, commit, content_digest, digest, recipe_digest
 
-ROOT = pathlib.Path(__file__).resolve().parent.parent
 CLIP = ROOT / "assets/clasp-mini/open_clip_model.safetensors"
+# In the folder of a run of `clasp pretrain`.
+BACKBONE = "backbone.safetensors"
 SEEDS = {"main": 5, "summary": 5, "compute": 5, "prompts": 5}
 STEPS = {"drawn": 500, "photos": 2000}
 # Tables that run without photos, and those that need them.
@@ -79,6 +82,9 @@ class Arm:
     set: tuple = ()
     labels: str = "clip"
     kind: str = "recipe"
+
+    def trains(self):
+        return self.kind not in ("start", "clip")
 
     def learns_from_clip(self):
         return self.kind in ("clip", "distill") or (self.kind == "recipe" and self.labels == "clip")
@@ -141,26 +147,6 @@ def processor():
     return f"{name}, {os.cpu_count()} cores"
 
 
-def commit(program):
-    """The commit that the program was built from, as its --version says."""
-    try:
-        told = subprocess.run([program, "--version"], capture_output=True, text=True, check=True).stdout
-    except (OSError, subprocess.CalledProcessError):
-        return "unknown"
-    return told.partition("(")[2].partition(")")[0][:7] or "unknown"
-
-
-def digest(content):
-    """The first 12 hexadecimal digits of the SHA-256 of bytes."""
-    return hashlib.sha256(content).hexdigest()[:12]
-
-
-def recipe_digest(path):
-    """Of a recipe without its comments, whose words may change."""
-    lines = (line.partition("#")[0].strip() for line in path.read_text().splitlines())
-    return digest("\n".join(line for line in lines if line).encode())
-
-
 def processor_seconds():
     """User and system time of all child processes that have ended."""
     usage = resource.getrusage(resource.RUSAGE_CHILDREN)
@@ -213,6 +199,24 @@ class Evidence:
         write_json(path, result)
         return result
 
+    def kept(self, target, settings, work):
+        """What `work` told when it made `target`, a file or folder below OUT that results are made from. Made anew, unless there is
+        one of the same settings and commit: a result names the commit that made it, with all that it was made from."""
+        path = target.with_name(target.name + ".json")
+        if path.exists() and not self.args.existing:
+            found = json.loads(path.read_text())
+            found, expected = [found["settings"], found["made"]["commit"]], [settings, self.made["commit"]]
+            if found != expected or not target.exists():
+                print(f"{path}: expected {target.name} of {expected}, found {found}; it is made anew", file=sys.stderr, flush=True)
+                # First, so that nothing vouches for a target that is only partly made.
+                path.unlink()
+
+        def anew():
+            shutil.rmtree(target) if target.is_dir() else target.unlink(missing_ok=True)
+            return work()
+
+        return self.once(path, settings, anew)
+
     # Data of a seed, made once for all arms.
 
     def people(self, seed):
@@ -220,13 +224,12 @@ class Evidence:
         folder = self.out / "data" / f"people-{seed}"
 
         def draw():
-            shutil.rmtree(folder, ignore_errors=True)
             sizes = ["--train-identities", PEOPLE["train"], "--test-identities", PEOPLE["test"]]
             sizes += ["--cameras", PEOPLE["cameras"], "--shots", 1, "--scenes", 1, "--size", "128x64"]
             self.clasp("synth", "--out", folder, *sizes, "--unlabeled", PEOPLE["unlabeled"], "--seed", seed)
             return {}
 
-        self.once(folder.with_suffix(".json"), {"seed": seed, **PEOPLE}, draw)
+        self.kept(folder, {"seed": seed, **PEOPLE}, draw)
         return folder
 
     def images(self, world, seed):
@@ -247,20 +250,14 @@ class Evidence:
                 self.clasp("label", "calibrate", folder)
             return folder, 0.0
         folder = self.out / "data" / (f"labels-{seed}" if world == "drawn" else "labels-photos")
-        return self.label(world, seed, folder, [])
+        return self.label(self.images(world, seed), folder)
 
-    def label(self, world, seed, folder, more):
-        """Labels the images of a seed into `folder`."""
-
-        def work():
-            shutil.rmtree(folder, ignore_errors=True)
-            return {"report": self.clasp("label", self.images(world, seed), "--out", folder, *more)}
-
-        # CLIP's labels of photos do not depend on the seed; those by k-means depend on their backbone.
-        of = {"world": world, "seed": seed if world == "drawn" or more else None}
-        of |= {} if more else {"clip": digest(CLIP.read_bytes())}
-        self.images(world, seed)
-        kept = self.once(folder.with_name(folder.name + ".json"), of, work)
+    def label(self, images, folder, backbone=None):
+        """Labels images into `folder`, by CLIP or by k-means of the features of a backbone."""
+        of = {"images": content_digest(images)}
+        of |= {"backbone": content_digest(backbone / BACKBONE)} if backbone else {"clip": digest(CLIP.read_bytes())}
+        more = ["--kmeans", backbone] if backbone else []
+        kept = self.kept(folder, of, lambda: {"report": self.clasp("label", images, "--out", folder, *more)})
         return folder, kept["processor_seconds"]
 
     # Backbones.
@@ -271,8 +268,7 @@ class Evidence:
         if arm.kind == "clip":
             return self.clip(), {"steps": 0, "fixed": 0.0, "each_step": 0.0}
         if arm.kind == "distill":
-            teacher = f"distillation.teacher={json.dumps(str(self.clip()))}"
-            return self.pretrained(world, name, seed, steps, None, (*arm.set, teacher))
+            return self.pretrained(world, name, seed, steps, None, arm.set, {"distillation.teacher": self.clip()})
         if arm.kind == "start":
             return self.pretrained(world, name, seed, 0, self.labels(world, arm.labels, seed)[0], arm.set)
         if arm.kind != "two-stage":
@@ -282,48 +278,51 @@ class Evidence:
         first = steps // 2
         begin, one = self.pretrained(world, "dino", seed, first, None, ARMS["dino"].set)
         place = self.out / "runs" / world / f"kmeans-{first}" / f"seed-{seed}"
-        labels, fixed = self.label(world, seed, place, ["--kmeans", begin])
-        start = ("method=solider", f"model.init={json.dumps(str(begin / 'backbone.safetensors'))}")
-        folder, two = self.pretrained(world, name, seed, steps - first, labels, start)
+        labels, fixed = self.label(self.images(world, seed), place, begin)
+        start = {"model.init": begin / BACKBONE}
+        folder, two = self.pretrained(world, name, seed, steps - first, labels, ("method=solider",), start)
         each = (one["each_step"] * first + two["each_step"] * (steps - first)) / max(steps, 1)
         warnings = one["warnings"] + two["warnings"]
         return folder, {**two, "steps": steps, "fixed": fixed, "each_step": each, "warnings": warnings}
 
-    def pretrained(self, world, name, seed, steps, labels, settings):
+    def pretrained(self, world, name, seed, steps, labels, settings, files=None):
         """One run of `clasp pretrain`; a run that was interrupted starts again, so that its time is right."""
         folder = self.out / "runs" / world / f"{name}-{steps}" / f"seed-{seed}"
         recipe = "demo" if world == "drawn" else "mini"
         chosen = [f"seed={seed}", f"run.steps={steps}", *settings, *self.args.set]
-        # Paths are left out: a folder that was moved is the same.
-        known = {"recipe": recipe, "set": [one for one in chosen if not one.startswith(("model.init", "distillation.teacher"))]}
+        files = {"data.images": self.images(world, seed)} | ({"data.labels": labels} if labels else {}) | (files or {})
+        # Contents, not paths: a folder that was moved is the same.
+        known = {"recipe": recipe_digest(ROOT / f"recipes/{recipe}.toml"), "set": chosen}
+        known["files"] = {key: content_digest(path) for key, path in files.items()}
 
         def work():
-            shutil.rmtree(folder, ignore_errors=True)
-            paths = [f"data.images={json.dumps(str(self.images(world, seed)))}"]
-            paths += [f"data.labels={json.dumps(str(labels))}"] if labels else []
+            paths = [f"{key}={json.dumps(str(path))}" for key, path in files.items()]
             words = [word for one in [*paths, *chosen] for word in ("--set", one)]
             summary = self.clasp("pretrain", recipe, "--out", folder, *words)
             return {key: summary[key] for key in ("steps", "images", "metrics", "warnings")}
 
-        self.images(world, seed)
-        told = self.once(folder.with_name(folder.name + ".json"), known, work)
+        told = self.kept(folder, known, work)
         each = told["processor_seconds"] / steps if steps else 0.0
         return folder, {"steps": steps, "fixed": 0.0, "each_step": each, "metrics": told["metrics"], "warnings": told["warnings"]}
 
     def clip(self):
         """The image tower of clasp-mini as a backbone, without its projection to the text."""
         target = self.out / "data/clip.safetensors"
-        if not target.exists():
-            config = json.loads(CLIP.with_name("open_clip_config.json").read_text())
+        config = json.loads(CLIP.with_name("open_clip_config.json").read_text())
+
+        def work():
             tower, images = config["model_cfg"]["vision_cfg"], config["preprocess_cfg"]
             kind = "clip-openai" if config["model_cfg"].get("quick_gelu") else "clip-open"
             numbers = lambda values: ",".join(map(str, values))
-            target.parent.mkdir(parents=True, exist_ok=True)
             words = ["--as", kind, "--heads", tower["width"] // tower["head_width"]]
             size = tower["image_size"]
             words += ["--size", "x".join(map(str, size if isinstance(size, list) else [size, size]))]
             words += ["--mean", numbers(images["mean"]), "--std", numbers(images["std"])]
+            target.parent.mkdir(parents=True, exist_ok=True)
             self.clasp("import", CLIP, "-o", target, *words)
+            return {}
+
+        self.kept(target, {"clip": digest(CLIP.read_bytes()), "config": config}, work)
         return target
 
     # Evaluations: {"metrics": {task: value}, "chance": {task: value}}.
@@ -527,12 +526,17 @@ def summary_table(evidence, seeds, arms, steps):
 
 
 def compute_table(evidence, seeds, arms, steps):
-    counts = evidence.equal_time(arms, seeds, steps)
-    arms = [arm for arm in arms if arm in counts]
+    trained = [arm for arm in arms if ARMS[arm].trains()]
+    for arm in set(arms) - set(trained):
+        evidence.problems["compute", arm] = (
+            "expected an arm that is trained, for as many steps as fit in the time of CLASP, found one without steps; leave it out of --arms"
+        )
+    counts = evidence.equal_time(trained, seeds, steps)
+    timed = [arm for arm in trained if arm in counts]
     evaluate = lambda model, arm, seed: evidence.frozen(model, evidence.data("drawn", seed), arm=arm)
     # CLASP's own runs are those of the main table.
-    results = evidence.arms("compute", "drawn", [arm for arm in arms if arm != "clasp"], seeds, counts.get, evaluate)
-    results |= evidence.main(["clasp"], seeds, steps) if "clasp" in arms else {}
+    results = evidence.arms("compute", "drawn", [arm for arm in timed if arm != "clasp"], seeds, counts.get, evaluate)
+    results |= evidence.main(["clasp"], seeds, steps) if "clasp" in timed else {}
     text = (
         f"The row of CLASP is that of the main table. Every other arm takes as many steps as fit in the processor time of {steps} steps "
         "of CLASP, with labeling and without the training of the bundled CLIP, as measured on the first seeds that ran."
@@ -687,12 +691,11 @@ def finetuned_table(evidence, which, seeds):
         data = evidence.out / "data/finetune-people"
 
         def draw():
-            shutil.rmtree(data, ignore_errors=True)
             sizes = ["--train-identities", 200, "--test-identities", 75, "--cameras", 4, "--shots", 1, "--size", "128x64"]
             evidence.clasp("synth", "--out", data, *sizes, "--scenes", 360, "--unlabeled", 0, "--seed", 1000)
             return {}
 
-        evidence.once(data.with_suffix(".json"), {"seed": 1000}, draw)
+        evidence.kept(data, {"seed": 1000}, draw)
     else:
         model, told = evidence.backbone("photos", "clasp", seeds[0], args.steps or STEPS["photos"])
         data = args.data

@@ -8,7 +8,8 @@
 real: DATA holds pku_reid/, ccp/, lspe/ and pets/. drawn: PEOPLE is a folder that `clasp synth` or `clasp demo` wrote. overfit: the
 same few images of DATA train and test; every task must learn them.
 Each run is evaluated on the test images after every fifth of its steps. The table takes the last evaluation, so that nothing is
-selected on test images. A run that exists is not run again. OUT/curves.svg shows the evaluations.
+selected on test images. A run that exists is not run again, unless another command, data, weights or commit of the program made it.
+OUT/curves.svg shows the evaluations.
 """
 
 import argparse
@@ -18,8 +19,10 @@ import pathlib
 import shutil
 import statistics
 import subprocess
+import sys
 
 import chart
+from provenance import ROOT, commit, content_digest, recipe_digest
 
 # Task: metrics of the table, of which the first is drawn; epochs of a fifth of a run.
 TASKS = {
@@ -155,19 +158,31 @@ def link(target, path):
         os.symlink(target.resolve(), path)
 
 
+def weights(init):
+    """The file that `--init` means by the folder of a run, which has others that change nothing."""
+    return next((init / name for name in ("backbone.safetensors", "model.safetensors") if (init / name).is_file()), init)
+
+
 def run(clasp, folder, task, data, init, seed, more, threads=None):
-    """One training in `folder`; its evaluations as (step, metrics). A finished one is only read; an unfinished
-    one is removed and starts again."""
-    if not (folder / "model.safetensors").exists():
+    """One training in `folder`; its evaluations as (step, metrics). One that the same command finished, with the same data and
+    weights, is only read; another or an unfinished one is removed and starts again."""
+    settings = {"run.checkpoint_selection": '"test"', "run.eval_every": TASKS[task][1], "seed": seed, **more}
+    words = ["finetune", task, f"{task}-mini", *[word for key, value in settings.items() for word in ("--set", f"{key}={value}")]]
+    # Contents, not paths: a folder that was moved is the same.
+    made = {"command": words, "recipe": recipe_digest(ROOT / f"recipes/finetune-{task}-mini.toml"), "commit": commit(clasp)}
+    made |= {"data": content_digest(data), "init": content_digest(weights(init)) if init else None}
+    note, text = folder / "made.json", json.dumps(made, indent=1) + "\n"
+    if not note.exists() or note.read_text() != text:
         if folder.exists():
+            print(f"{folder}: expected a finished run of this command, data and weights, found another or an unfinished one; it is made anew", file=sys.stderr)
+            # First, so that nothing vouches for a folder that is only partly removed.
+            note.unlink(missing_ok=True)
             shutil.rmtree(folder)
-        settings = {"run.checkpoint_selection": '"test"', "run.eval_every": TASKS[task][1], "seed": seed, **more}
-        command = [clasp, "finetune", task, f"{task}-mini", "--data", str(data), "--out", str(folder), "--quiet"]
+        command = [clasp, *words, "--data", str(data), "--out", str(folder), "--quiet"]
         command += ["--threads", str(threads)] if threads else []
         command += ["--init", str(init)] if init else []
-        for key, value in settings.items():
-            command += ["--set", f"{key}={value}"]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+        note.write_text(text)
     rows = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
     return [(row["step"], row) for row in rows if any(key.startswith("eval/") for key in row)]
 

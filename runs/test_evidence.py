@@ -1,24 +1,28 @@
-"""Tests of the statistics of runs/paired.py, and of runs/evidence.py with a program that answers from a table.
+"""Tests of the statistics of runs/paired.py, and of runs/evidence.py and runs/finetune.py with a program that answers from a table.
 
     python3 -m unittest discover -s runs
 """
 
+import collections
 import contextlib
 import io
 import json
 import math
 import pathlib
+import shutil
 import stat
 import sys
 import tempfile
 import unittest
+from unittest import mock
 
 sys.path.insert(0, str(pathlib.Path(__file__).parent))
 import evidence
+import finetune
 import paired
 
 # Answers as the program does. An arm's figure is 0.1 + 0.01 x seed, and 0.2 more where its recipe has no `method`;
-# under a task's own prompt 0.05 more. Every call is noted in calls.txt.
+# under a task's own prompt 0.05 more. A backbone also has the settings that made it. Every call is noted in calls.txt.
 FAKE = """#!{python}
 import json, pathlib, sys
 words = sys.argv[1:]
@@ -30,13 +34,13 @@ settings = [words[i + 1] for i, word in enumerate(words) if word == "--set"]
 if words[0] == "--version":
     print("clasp 0.1.0 (0123456789ab)")
 elif words[0] == "pretrain":
-    if "loss.part_weight=0" in settings:
-        sys.exit("error: loss.part_weight: unknown key")
     out = pathlib.Path(of("--out"))
     out.mkdir(parents=True)
+    if "loss.part_weight=0" in settings:
+        sys.exit("error: loss.part_weight: unknown key")
     seed = int([one for one in settings if one.startswith("seed=")][0][5:])
     value = 0.1 + 0.01 * seed + 0.2 * (not any(one.startswith("method") for one in settings))
-    (out / "backbone.safetensors").write_text(str(value))
+    (out / "backbone.safetensors").write_text(" ".join([str(value), *settings]))
     print(json.dumps({{"steps": 1, "images": 9, "metrics": {{}}, "warnings": []}}))
 elif words[0] == "finetune":
     out = pathlib.Path(of("--out"))
@@ -54,7 +58,8 @@ elif words[0] == "demo":
     tasks = {{task: {{"mix": "", "chance": 0.03, "metrics": [{{"name": name, "value": value}}]}} for task, name in tasks.items()}}
     print(json.dumps([{{"name": name, "tasks": tasks}} for name in ("initialization", "DINO", "CLASP")]))
 elif words[0] == "eval":
-    value = float((pathlib.Path(of("--model")) / "backbone.safetensors").read_text())
+    model = pathlib.Path(of("--model"))
+    value = float((model / "backbone.safetensors" if model.is_dir() else model).read_text().split()[0])
     own = {{"reid": "identity", "attributes": "attribute", "parsing": "part", "pose": "part"}}[words[1]]
     value += 0.05 * ("--prompt" in words and of("--prompt") == own)
     metric = {{"reid": "mAP", "attributes": "mA", "parsing": "mIoU", "pose": "PCK@0.2"}}[words[1]]
@@ -125,6 +130,43 @@ class Runs(unittest.TestCase):
 
     def calls(self):
         return (self.at / "calls.txt").read_text().splitlines()
+
+    def new_calls(self, work):
+        """How often `work` called the program, by the first word, and what it returned."""
+        before = len(self.calls()) if (self.at / "calls.txt").exists() else 0
+        result = work()
+        return collections.Counter(call.split()[0] for call in self.calls()[before:]), result
+
+    def rebuild(self):
+        """The program as if it were built from another commit."""
+        self.program.write_text(self.program.read_text().replace("0123456789ab", "ba9876543210"))
+
+    def without_evaluations(self):
+        """Spares the calls of `clasp eval` where only what is evaluated matters."""
+        found = {key: dict.fromkeys(evidence.FROZEN, 0.1) for key in ("metrics", "chance")}
+        patch = mock.patch.object(evidence.Evidence, "frozen", return_value=found)
+        patch.start()
+        self.addCleanup(patch.stop)
+
+    def photos(self):
+        """A folder of photos as far as the scripts read it themselves."""
+        data = self.at / "photos"
+        (data / "pets/images").mkdir(parents=True)
+        empty = {"images": [{"id": 1, "file_name": "f_1.jpg", "width": 2, "height": 2}], "annotations": [], "categories": []}
+        (data / "pets/instances_val.json").write_text(json.dumps(empty))
+        (data / "pets/detections.json").write_text("[]")
+        (data / "persons").mkdir()
+        (data / "persons/a.tar").write_text("one")
+        return data
+
+    def copied_clip(self):
+        """A copy of clasp-mini that a test can change."""
+        copy = self.at / "mini" / evidence.CLIP.name
+        shutil.copytree(evidence.CLIP.parent, copy.parent)
+        patch = mock.patch.object(evidence, "CLIP", copy)
+        patch.start()
+        self.addCleanup(patch.stop)
+        return copy
 
     def test_a_result_names_the_commit_of_the_program(self):
         # Not that of the checkout, from which another program may run.
@@ -254,12 +296,7 @@ class Runs(unittest.TestCase):
         self.assertEqual(kept, {"dino": 1020, "clasp": 500})
 
     def test_photos_compare_fresh_weights_with_pre_trained_ones(self):
-        data = self.at / "photos"
-        (data / "pets/images").mkdir(parents=True)
-        empty = {"images": [{"id": 1, "file_name": "f_1.jpg", "width": 2, "height": 2}], "annotations": [], "categories": []}
-        (data / "pets/instances_val.json").write_text(json.dumps(empty))
-        (data / "pets/detections.json").write_text("[]")
-        words = ["--tables", "photos", "--data", data, "--arms", "fresh", "clasp", "--seeds", "0", "1", "2"]
+        words = ["--tables", "photos", "--data", self.photos(), "--arms", "fresh", "clasp", "--seeds", "0", "1", "2"]
         status, said = self.run_it(*words)
         self.assertEqual(status, 0, said)
         text = self.document.read_text()
@@ -268,6 +305,125 @@ class Runs(unittest.TestCase):
         calls = [call for call in self.calls() if call.startswith("finetune")]
         self.assertEqual((len(calls), sum("--init" in call for call in calls)), (36, 18))
         self.assertEqual(len({call.split("--init ")[1].split()[0] for call in calls if "--init" in call}), 3)
+
+    def test_a_backbone_is_made_anew_where_something_else_made_it(self):
+        self.without_evaluations()
+        data, clip = self.photos(), self.copied_clip()
+        folders, more = iter(range(99)), []
+
+        def made():
+            # Another folder of results each time, so that only the backbones and labels in OUT can be reused.
+            words = ["--tables", "photos-frozen", "--data", data, "--arms", "solider", "clasp", "--seeds", "0", "--steps", "4"]
+            words += ["--results", self.at / f"results-{next(folders)}"]
+            # The document has no markers of this table.
+            with mock.patch.object(evidence, "write_table"):
+                calls, (status, said) = self.new_calls(lambda: self.run_it(*words, *more))
+            self.assertEqual(status, 0, said)
+            return calls["label"], calls["pretrain"]
+
+        self.assertEqual(made(), (2, 3))
+        changes = {
+            "photos": (lambda: (data / "persons/a.tar").write_text("two"), (2, 3)),
+            "program": (self.rebuild, (2, 3)),
+            "clasp-mini": (lambda: clip.write_bytes(clip.read_bytes() + b"\0"), (1, 0)),
+            "labels": (lambda: (self.at / "out/data/labels-photos/a").write_text("other"), (0, 1)),
+            # DINO is other too, whose features give the k-means labels.
+            "set": (lambda: more.extend(["--set", "loss.temperature=0.2"]), (1, 3)),
+        }
+        for what, (change, expected) in changes.items():
+            with self.subTest(what):
+                self.assertEqual(made(), (0, 0))
+                change()
+                self.assertEqual(made(), expected)
+        with mock.patch.object(evidence, "recipe_digest", return_value="another"):
+            self.assertEqual(made(), (0, 3))
+            self.assertEqual(made(), (0, 0))
+
+    def test_the_image_tower_is_that_of_the_clasp_mini_of_now(self):
+        self.without_evaluations()
+        clip = self.copied_clip()
+        folders = iter(range(99))
+
+        def made():
+            words = ["--tables", "main", "--arms", "clip-frozen", "clip-distill", "--seeds", "0", "--results", self.at / f"r{next(folders)}"]
+            calls, (status, said) = self.new_calls(lambda: self.run_it(*words))
+            self.assertEqual(status, 0, said)
+            return calls["import"]
+
+        self.assertEqual((made(), made()), (1, 0))
+        clip.write_bytes(clip.read_bytes() + b"\0")
+        self.assertEqual((made(), made()), (1, 0))
+        (self.at / "out/data/clip.safetensors").unlink()
+        self.assertEqual((made(), made()), (1, 0))
+
+    def test_a_backbone_whose_making_was_interrupted_is_not_taken_for_the_one_before(self):
+        self.without_evaluations()
+        words = ["--tables", "main", "--arms", "dino", "--seeds", "0", "--steps", "4", "--results"]
+        self.assertEqual(self.run_it(*words, self.at / "r0")[0], 0)
+        # Another training begins in the folder and ends with an error.
+        self.assertEqual(self.run_it(*words, self.at / "r1", "--set", "loss.part_weight=0")[0], 1)
+        calls, (status, _) = self.new_calls(lambda: self.run_it(*words, self.at / "r2"))
+        self.assertEqual((status, calls["pretrain"]), (0, 1))
+
+    def test_an_arm_without_steps_has_no_equal_time_and_the_others_continue(self):
+        self.document.write_text("<!-- evidence:compute -->\n<!-- /evidence:compute -->\n")
+        words = ["--tables", "compute", "--arms", "initialization", "clip-frozen", "dino", "clasp", "--seeds", "0", "--steps", "4"]
+        # Then with the steps that the first has kept.
+        for _ in range(2):
+            status, said = self.run_it(*words)
+            self.assertEqual(status, 1)
+            for arm in ("initialization", "clip-frozen"):
+                self.assertIn(f"error: compute, {arm}: expected an arm that is trained", said)
+            self.assertEqual(said.count("error: "), 2)
+            text = self.document.read_text()
+            self.assertIn("| the network before the first step (`initialization`) | not run: expected an arm that is trained", text)
+            self.assertIn("| DINO (`dino`) | 10.00 |", text)
+            self.assertIn("| CLASP (`clasp`) | 30.00 |", text)
+
+    def test_a_fine_tuning_is_reused_only_for_the_same_command_data_and_weights(self):
+        data, init, folder = self.at / "data", self.at / "backbone", self.at / "run"
+        images = self.at / "images"
+        for one in (data, init, images):
+            one.mkdir()
+        (images / "a.png").write_text("a")
+        (data / "images").symlink_to(images)
+        (init / "backbone.safetensors").write_text("0.1")
+        (init / "metrics.jsonl").write_text("")
+        more = {}
+
+        def made(init=init):
+            work = lambda: finetune.run(str(self.program), folder, "reid", data, init, 0, more)
+            with contextlib.redirect_stderr(io.StringIO()):
+                calls, rows = self.new_calls(work)
+            self.assertEqual(rows[-1][1]["eval/mAP"], 0.5 if init else 0.2)
+            return calls["finetune"]
+
+        self.assertEqual(made(), 1)
+        changes = {
+            "data behind a link": lambda: (images / "a.png").write_text("b"),
+            "weights": lambda: (init / "backbone.safetensors").write_text("0.2"),
+            "settings": lambda: more.update({"run.epochs": 3}),
+            "program": self.rebuild,
+            "interrupted": (folder / "made.json").unlink,
+        }
+        for what, change in changes.items():
+            with self.subTest(what):
+                self.assertEqual(made(), 0)
+                change()
+                self.assertEqual(made(), 1)
+        # Other files of the folder of a run are not read.
+        (init / "metrics.jsonl").write_text("more")
+        self.assertEqual(made(), 0)
+        self.assertEqual(made(None), 1)
+        with mock.patch.object(finetune, "recipe_digest", return_value="another"):
+            self.assertEqual(made(None), 1)
+
+    def test_photos_are_fine_tuned_anew_from_another_backbone(self):
+        words = ["--tables", "photos", "--data", self.photos(), "--arms", "clasp", "--seeds", "0", "--results"]
+        made = lambda *more: self.new_calls(lambda: self.run_it(*words, *more))[0]["finetune"]
+        self.assertEqual(made(self.at / "r0"), 6)
+        self.assertEqual(made(self.at / "r1"), 0)
+        self.assertEqual(made(self.at / "r2", "--set", "loss.temperature=0.2"), 6)
 
     def test_the_demo_leaves_ranges_beside_the_document(self):
         self.assertEqual(self.run_it("--tables", "demo", "--seeds", "0", "1", "2")[0], 0)

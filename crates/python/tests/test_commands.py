@@ -89,6 +89,7 @@ def test_an_interrupt_stops_and_the_run_goes_on(tmp_path, unlabeled):
     assert seen == sorted(set(seen)) and logged[-1] < seen[0] < logged[-1] + 1000
 
 
-def test_what_is_no_json_is_text():
-    assert "[optimizer]" in clasp.run("recipes", "mini")
+def test_json_is_parsed_and_what_is_no_json_is_text():
+    assert clasp.run("recipes", "mini")["method"] == "clasp"
+    assert "complete" in clasp.run("completions", "bash")
     assert clasp.run("--version").startswith("clasp ")

@@ -162,7 +162,7 @@ def run(*words: str, progress: bool = False, metrics: Optional[_Metrics] = None)
     try:
         return json.loads(text)
     except json.JSONDecodeError:
-        # Some commands print a file, as `clasp recipes NAME` does.
+        # Some commands print text whatever is asked for, as `clasp completions` does.
         return text
 
 
